@@ -1,0 +1,57 @@
+# Everything happens in .venv, which these targets make. `make demo` and `make test` are the two that a newcomer needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+# Tests run one process; XLA's pool uses the cores.
+export JAX_PLATFORMS ?= cpu
+
+SOURCES := pyproject.toml CMakeLists.txt README.md $(wildcard ffi/* ffi/*/* jax_fa4/*.py jax_fa4/*/*.py jax_fa4/*.pyi)
+
+.PHONY: demo test test-full lint sanitize bench clean install
+
+$(VENV)/build-tools:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet "scikit-build-core>=0.10" "nanobind>=2.4" "jax>=0.10" cmake ninja
+	touch $@
+
+# Without build isolation the build folder stays valid: a changed file compiles alone.
+$(INSTALLED): $(VENV)/build-tools $(SOURCES)
+	$(BIN)/pip install --quiet --no-build-isolation ".[test]"
+	touch $@
+
+install: $(INSTALLED)
+
+demo: $(INSTALLED)  ## train a small language model, beside jax.nn.dot_product_attention
+	$(BIN)/python examples/train_char_lm.py
+
+test: $(INSTALLED)  ## quick tests
+	$(BIN)/pytest -m "not slow"
+
+test-full: $(INSTALLED)  ## all tests, then the kernels under sanitizers
+	$(BIN)/pytest
+	$(MAKE) sanitize
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)  ## ratios against jax.nn.dot_product_attention, interleaved in one run
+	$(BIN)/python benchmarks/cpu.py
+
+# The extension under AddressSanitizer and UndefinedBehaviorSanitizer: the kernel tests, then random malformed calls.
+SANITIZED := build/sanitized
+$(SANITIZED)/installed: $(INSTALLED)
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --upgrade --target $(SANITIZED)/site \
+	  -C build-dir=$(SANITIZED)/build -C cmake.define.JAX_FA4_SANITIZE=ON .
+	touch $@
+
+sanitize: $(SANITIZED)/installed
+	$(SANITIZED)/build/ffi_fuzz
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(SANITIZED)/site $(BIN)/pytest tests/test_kernel.py -m "not slow"
+
+clean:
+	rm -rf build $(VENV)

@@ -1,0 +1,44 @@
+// Which instruction set runs.
+#include <cstdlib>
+#include <string>
+
+#include "kernels.h"
+
+namespace jax_fa4::cpu {
+
+extern const Kernels generic;
+#if defined(__x86_64__)
+extern const Kernels avx512, avx2;
+#endif
+
+namespace {
+
+const Kernels* const by_preference[] = {
+#if defined(__x86_64__)
+    &avx512,
+    &avx2,
+#endif
+    &generic,
+};
+
+}  // namespace
+
+// The environment is read at each call: tests run every instruction set of the machine in one process.
+const Kernels* chosen_kernels() {
+  const char* wanted = std::getenv("JAX_FA4_CPU_ISA");
+  for (const Kernels* kernels : by_preference)
+    if ((!wanted || std::string(wanted) == kernels->name) && kernels->supported()) return kernels;
+  return nullptr;
+}
+
+const char* kernel_names() {
+  static const std::string names = [] {
+    std::string list;
+    for (const Kernels* kernels : by_preference)
+      if (kernels->supported()) list += (list.empty() ? "" : ", ") + std::string(kernels->name);
+    return list;
+  }();
+  return names.c_str();
+}
+
+}  // namespace jax_fa4::cpu

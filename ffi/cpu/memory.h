@@ -1,0 +1,39 @@
+// Aligned memory for the handlers.
+#pragma once
+
+#include <cstddef>
+#include <cstdlib>
+#include <memory>
+
+namespace jax_fa4::cpu {
+
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+using Memory = std::unique_ptr<void, Free>;
+
+// Undefined content, aligned to a cache line; null if memory has run out.
+inline Memory allocate(size_t bytes) { return Memory(std::aligned_alloc(64, bytes / 64 * 64 + 64)); }
+
+// A task's scratch memory. Small ones live with the thread, so that small calls do not allocate.
+class Scratch {
+ public:
+  explicit Scratch(size_t bytes) {
+    if (bytes > kept) {
+      own_ = allocate(bytes);
+      memory_ = own_.get();
+      return;
+    }
+    thread_local Memory of_thread;
+    if (!of_thread) of_thread = allocate(kept);
+    memory_ = of_thread.get();
+  }
+  void* get() const { return memory_; }
+
+ private:
+  static constexpr size_t kept = size_t{1} << 20;
+  Memory own_;
+  void* memory_ = nullptr;
+};
+
+}  // namespace jax_fa4::cpu

@@ -1,0 +1,156 @@
+"""The two primitives, forward and backward: result types, batching, and one custom call per platform."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
+
+from jax_fa4 import _ffi, blockwise, calls, reference, support
+from jax_fa4.rules import sharding
+from jax_fa4.spec import DIFFERENTIABLE, Array, AttentionSpec, Operands
+
+_PLAIN = {"blockwise": blockwise.attention, "reference": reference.attention}
+
+
+def forward(spec: AttentionSpec, operands: Operands) -> tuple[Array, Array]:
+    """Output (B, T, N, Hv) and log-sum-exp (B, N, T) of operands with one batch axis."""
+    arrays = [_add_axis(array) for array in calls.pack(operands)]
+    output, log_sum_exp = forward_p.bind(*arrays, spec=spec)
+    return output[0], log_sum_exp[0]
+
+
+def backward(
+    spec: AttentionSpec, operands: Operands, residuals: Sequence[Array], gradients: tuple[str, ...]
+) -> dict[str, Array]:
+    """The gradients asked for, each of its operand's shape.
+
+    Args:
+      spec: the call.
+      operands: as forward took them, with one batch axis.
+      residuals: output, log-sum-exp and their cotangents.
+      gradients: names out of DIFFERENTIABLE.
+    """
+    arrays = [_add_axis(array) for array in (*calls.pack(operands), *residuals)]
+    results = backward_p.bind(*arrays, spec=spec, gradients=gradients)
+    named = {name: result[0] for name, result in zip(DIFFERENTIABLE, results, strict=True) if name in gradients}
+    # Query, key or value shared over the batch (extent 1): their gradient is the sum over it.
+    shapes = {name: getattr(operands, name).shape for name in named}
+    return {
+        name: array if array.shape == shapes[name] else jnp.sum(array, axis=0, keepdims=True)
+        for name, array in named.items()
+    }
+
+
+def _add_axis(array: Array) -> Array:
+    return array if array.shape == calls.ABSENT else jnp.expand_dims(array, 0)
+
+
+def _forward_types(*avals: Any, spec: AttentionSpec) -> list[Any]:
+    results = calls.forward_results(spec, calls.unpack(avals))
+    return [sharding.result_type(avals, shape, dtype) for shape, dtype in results]
+
+
+def _backward_types(*avals: Any, spec: AttentionSpec, gradients: tuple[str, ...]) -> list[Any]:
+    operands = calls.unpack(avals[: len(Operands._fields)])
+    results = calls.backward_results(operands, gradients)
+    return [sharding.result_type(avals, shape, dtype) for shape, dtype in results]
+
+
+def _batch(primitive: Primitive, arrays: Sequence[Array], axes: Sequence[Any], **params: Any) -> tuple[Any, Any]:
+    """vmap adds one more leading batch axis: extent 1 for what is not mapped, so that nothing is copied."""
+
+    def lead(array: Array, axis: Any) -> Array:
+        if axis is batching.not_mapped:
+            return _add_axis(array)
+        return jnp.moveaxis(array, axis, 0)
+
+    results = primitive.bind(*map(lead, arrays, axes), **params)
+    return results, [batching.not_mapped if result.shape == calls.ABSENT else 0 for result in results]
+
+
+def _plain_forward(implementation: str, *arrays: Array, spec: AttentionSpec) -> list[Array]:
+    """The same call in plain JAX, for a tuple of implementations that ends there; vmap's axes are mapped again."""
+    run = functools.partial(_PLAIN[implementation], spec)
+    return list(_over_outer_axes(lambda *one: run(calls.unpack(one)), calls.batch_axes(calls.unpack(arrays)))(*arrays))
+
+
+def _plain_backward(
+    implementation: str, *arrays: Array, spec: AttentionSpec, gradients: tuple[str, ...]
+) -> list[Array]:
+    count = len(Operands._fields)
+
+    def run(*one: Array) -> list[Array]:
+        operands = calls.unpack(one[:count])
+        asked = {name: getattr(operands, name) for name in gradients}
+        _, pullback = jax.vjp(lambda asked: _PLAIN[implementation](spec, operands._replace(**asked)), asked)
+        found = pullback(tuple(one[count + 2 :]))[0]
+        return [found.get(name, jnp.zeros(calls.ABSENT, jnp.float32)) for name in DIFFERENTIABLE]
+
+    axes = calls.batch_axes(calls.unpack(arrays[:count]))
+    results = calls.backward_results(calls.unpack(arrays[:count]), gradients)
+    found = _over_outer_axes(run, axes)(*arrays)
+    # The absent ones were mapped too; query, key and value have full extent in the call's results.
+    return [
+        jnp.zeros(shape, dtype) if shape == calls.ABSENT else jnp.broadcast_to(array, shape)
+        for array, (shape, dtype) in zip(found, results, strict=True)
+    ]
+
+
+def _over_outer_axes(run: Callable[..., Any], axes: int) -> Callable[..., Any]:
+    """Maps a function of arrays with one batch axis over all batch axes but the last; extent 1 is shared."""
+    if axes == 1:
+        return run
+
+    def mapped(*arrays: Array) -> Any:
+        shared = [array.shape == calls.ABSENT or array.shape[0] == 1 for array in arrays]
+        inner = [
+            array if array.shape == calls.ABSENT or not alone else array[0]
+            for array, alone in zip(arrays, shared, strict=True)
+        ]
+        one = _over_outer_axes(run, axes - 1)
+        if all(shared):
+            return jax.tree.map(lambda result: result[None], one(*inner))
+        return jax.vmap(one, in_axes=tuple(None if alone else 0 for alone in shared))(*inner)
+
+    return mapped
+
+
+def _lower(direction: str, platform: str | None, ctx: Any, *arrays: Any, spec: AttentionSpec, **params: Any) -> Any:
+    operands = calls.unpack(ctx.avals_in[: len(Operands._fields)])
+    platform = platform or "/".join(ctx.module_context.platforms)
+    chosen = support.choose(spec, operands, platform)
+    if chosen in _PLAIN:
+        plain = _plain_forward if direction == "forward" else _plain_backward
+        lower = mlir.lower_fun(functools.partial(plain, chosen), multiple_results=True)
+        return lower(ctx, *arrays, spec=spec, **params)
+    target = calls.TARGETS[chosen][direction]
+    return jax.ffi.ffi_lowering(target)(ctx, *arrays, **calls.attributes(spec))
+
+
+def _define(name: str, direction: str, types: Callable[..., list[Any]]) -> Primitive:
+    primitive = Primitive(name)
+    primitive.multiple_results = True
+    primitive.def_abstract_eval(types)
+
+    @functools.lru_cache(maxsize=None)
+    def compiled(**params: Any) -> Callable[..., list[Array]]:
+        return jax.jit(lambda *arrays: primitive.bind(*arrays, **params))
+
+    primitive.def_impl(lambda *arrays, **params: compiled(**params)(*arrays))
+    batching.primitive_batchers[primitive] = functools.partial(_batch, primitive)
+    for platform in ("cpu", "cuda", None):
+        mlir.register_lowering(primitive, functools.partial(_lower, direction, platform), platform=platform)
+    return primitive
+
+
+forward_p = _define("jax_fa4_forward", "forward", _forward_types)
+backward_p = _define("jax_fa4_backward", "backward", _backward_types)
+
+for _name, _handler in _ffi.registrations().items():
+    jax.ffi.register_ffi_target(_name, _handler, platform="cpu")

@@ -1,0 +1,1 @@
+"""How the primitives take part in JAX's transformations."""
