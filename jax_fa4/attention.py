@@ -16,18 +16,29 @@ from jax_fa4.spec import Array, AttentionSpec, Operands
 _PLAIN = {"blockwise": blockwise.attention, "reference": reference.attention}
 
 
+Window = int | tuple[int | None, int | None] | None
+Names = str | Sequence[str] | None
+Alignment = Literal["top_left", "bottom_right"]
+
+
 @overload
 def attention(
     query: Array, key: Array, value: Array, bias: Array | None = ..., mask: Array | None = ..., *,
-    return_residual: Literal[False] = ..., **options: Any,
+    scale: float | None = ..., is_causal: bool = ..., query_seq_lengths: Array | None = ...,
+    key_value_seq_lengths: Array | None = ..., local_window_size: Window = ..., implementation: Names = ...,
+    return_residual: Literal[False] = ..., causal_alignment: Alignment = ..., query_offset: Array | int | None = ...,
+    logits_soft_cap: float | None = ..., sinks: Array | None = ..., alibi_slopes: Array | None = ...,
+    query_segment_ids: Array | None = ..., key_value_segment_ids: Array | None = ..., deterministic: bool = ...,
 ) -> jax.Array: ...  # fmt: skip
 @overload
 def attention(
     query: Array, key: Array, value: Array, bias: Array | None = ..., mask: Array | None = ..., *,
-    return_residual: Literal[True], **options: Any,
+    scale: float | None = ..., is_causal: bool = ..., query_seq_lengths: Array | None = ...,
+    key_value_seq_lengths: Array | None = ..., local_window_size: Window = ..., implementation: Names = ...,
+    return_residual: Literal[True], causal_alignment: Alignment = ..., query_offset: Array | int | None = ...,
+    logits_soft_cap: float | None = ..., sinks: Array | None = ..., alibi_slopes: Array | None = ...,
+    query_segment_ids: Array | None = ..., key_value_segment_ids: Array | None = ..., deterministic: bool = ...,
 ) -> tuple[jax.Array, jax.Array]: ...  # fmt: skip
-
-
 def attention(
     query: Array,
     key: Array,
@@ -39,10 +50,10 @@ def attention(
     is_causal: bool = False,
     query_seq_lengths: Array | None = None,
     key_value_seq_lengths: Array | None = None,
-    local_window_size: int | tuple[int | None, int | None] | None = None,
-    implementation: str | Sequence[str] | None = None,
+    local_window_size: Window = None,
+    implementation: Names = None,
     return_residual: bool = False,
-    causal_alignment: Literal["top_left", "bottom_right"] = "top_left",
+    causal_alignment: Alignment = "top_left",
     query_offset: Array | int | None = None,
     logits_soft_cap: float | None = None,
     sinks: Array | None = None,
@@ -53,8 +64,9 @@ def attention(
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Exact attention, softmax(scale * query @ key^T) @ value, in memory linear in the sequence lengths.
 
-    Names and meanings follow `jax.nn.dot_product_attention` where it has them. Letters: B batch (its axis may be left out
-    of every argument), T query length, S key length, N query heads, K key/value heads, H head_dim, Hv value head_dim.
+    Names and meanings follow `jax.nn.dot_product_attention` where it has them. Letters: B batch (its axis may be left
+    out of every argument), T query length, S key length, N query heads, K key/value heads, H head_dim, Hv value
+    head_dim.
 
     Query i stands at position p(i) = i + offset, key j at position j. For each query head and row the logits are
 
@@ -64,7 +76,7 @@ def attention(
 
     Args:
       query: (B, T, N, H), float32, bfloat16, float16 or float64.
-      key: (B, S, K, H), the query's dtype; N a multiple of K (grouped-query attention: query head n reads n // (N / K)).
+      key: (B, S, K, H), the query's dtype. N is a multiple of K: query head n reads key head n // (N / K).
       value: (B, S, K, Hv), the query's dtype.
       bias: broadcastable to (B, N, T, S), any float dtype, added to the logits. Its gradient has its own shape.
       mask: broadcastable to (B, N, T, S), boolean, True where a query may see a key.
@@ -88,9 +100,9 @@ def attention(
       deterministic: gradients bitwise equal from run to run. On the CPU they always are.
 
     Returns:
-      (B, T, N, Hv) in the query's dtype; with return_residual also the natural log-sum-exp of the logits, sink included,
-      (B, T, N) in float32 (float64 for float64 inputs). Both are differentiable. A row that sees no key is 0, its
-      log-sum-exp the sink or -inf; query, key and value get no gradient from it.
+      (B, T, N, Hv) in the query's dtype; with return_residual also the natural log-sum-exp of the logits, sink
+      included, (B, T, N) in float32 (float64 for float64 inputs). Both are differentiable. A row that sees no key is
+      0, its log-sum-exp the sink or -inf; query, key and value get no gradient from it.
 
     Raises:
       TypeError, ValueError: an argument is of a wrong type, dtype, shape or value; when tracing.

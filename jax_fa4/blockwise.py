@@ -128,7 +128,9 @@ def _may_see(spec: AttentionSpec, tile: Operands, rows: Array, columns: Array) -
     if tile.query_segment_ids is not None and tile.key_value_segment_ids is not None:
         # Packed sequences have ascending ids, so that most tiles of two sequences differ in range.
         query_ids, key_ids = tile.query_segment_ids, tile.key_value_segment_ids
-        conditions.append((query_ids.max(axis=1) >= key_ids.min(axis=1)) & (key_ids.max(axis=1) >= query_ids.min(axis=1)))
+        conditions.append(
+            (query_ids.max(axis=1) >= key_ids.min(axis=1)) & (key_ids.max(axis=1) >= query_ids.min(axis=1))
+        )
     if not conditions:
         return None
     visible = conditions[0]

@@ -54,7 +54,8 @@ def unpack(arrays: Sequence[Array]) -> Operands:
 
 
 def batch_axes(operands: Operands) -> int:
-    return operands.query.ndim - _TRAILING["query"]
+    """How many leading batch axes every operand has."""
+    return int(operands.query.ndim) - _TRAILING["query"]
 
 
 def full_batch(operands: Operands) -> Shape:

@@ -66,12 +66,12 @@ def _batch(primitive: Primitive, arrays: Sequence[Array], axes: Sequence[Any], *
     """vmap adds one more leading batch axis: extent 1 for what is not mapped, so that nothing is copied."""
 
     def lead(array: Array, axis: Any) -> Array:
-        if axis is batching.not_mapped:
+        if axis is None:
             return _add_axis(array)
         return jnp.moveaxis(array, axis, 0)
 
     results = primitive.bind(*map(lead, arrays, axes), **params)
-    return results, [batching.not_mapped if result.shape == calls.ABSENT else 0 for result in results]
+    return results, [None if result.shape == calls.ABSENT else 0 for result in results]
 
 
 def _plain_forward(implementation: str, *arrays: Array, spec: AttentionSpec) -> list[Array]:
@@ -138,7 +138,7 @@ def _define(name: str, direction: str, types: Callable[..., list[Any]]) -> Primi
     primitive.multiple_results = True
     primitive.def_abstract_eval(types)
 
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def compiled(**params: Any) -> Callable[..., list[Array]]:
         return jax.jit(lambda *arrays: primitive.bind(*arrays, **params))
 

@@ -63,7 +63,9 @@ def finish(spec: AttentionSpec, operands: Operands, output: Array, log_sum_exp: 
     """Brings output (B, N, T, Hv) to public layout and dtype, and both results to the batch extent of all operands together."""
     batch = jnp.broadcast_shapes(*(operand.shape[:1] for operand in operands if operand is not None))
     output = jnp.swapaxes(output, 1, 2).astype(spec.out_dtype or operands.query.dtype)
-    return jnp.broadcast_to(output, batch + output.shape[1:]), jnp.broadcast_to(log_sum_exp, batch + log_sum_exp.shape[1:])
+    return jnp.broadcast_to(output, batch + output.shape[1:]), jnp.broadcast_to(
+        log_sum_exp, batch + log_sum_exp.shape[1:]
+    )
 
 
 def accumulation_dtype(operands: Operands) -> Array:

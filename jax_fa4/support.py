@@ -22,15 +22,12 @@ def choose(spec: AttentionSpec, operands: Operands, platform: str) -> str:
     Raises:
       NotImplementedError: none can; says why and what would.
     """
-    wanted = spec.implementation
-    if not wanted:
-        wanted = (platform,)
-        if platform not in KERNEL_IMPLEMENTATIONS:
-            raise NotImplementedError(
-                f"jax_fa4 has no kernels for platform {platform!r}; it has them for {', '.join(KERNEL_IMPLEMENTATIONS)}. "
-                'Pass implementation="blockwise" (memory-linear plain JAX, any platform), '
-                f'or a tuple such as ("cuda", "cpu", "blockwise")'
-            )
+    if not spec.implementation and platform not in KERNEL_IMPLEMENTATIONS:
+        raise NotImplementedError(
+            f"jax_fa4 has no kernels for platform {platform!r}, only for {' and '.join(KERNEL_IMPLEMENTATIONS)}. "
+            f'Pass implementation="blockwise": memory-linear plain JAX for any platform'
+        )
+    wanted = spec.implementation or (platform,)
     reasons = []
     for implementation in wanted:
         reason = refusal(implementation, spec, operands, platform)
@@ -38,7 +35,6 @@ def choose(spec: AttentionSpec, operands: Operands, platform: str) -> str:
             return implementation
         reasons.append(f"{implementation}: {reason}")
     raise NotImplementedError(
-        f"jax_fa4.attention cannot be lowered for platform {platform!r} with implementation "
-        f'{" or ".join(map(repr, wanted))} ({"; ".join(reasons)}). Pass implementation="blockwise" (memory-linear plain '
-        f'JAX, any platform), or a tuple that ends with it, such as ({platform!r}, "blockwise")'
+        f"jax_fa4.attention cannot be lowered for platform {platform!r} ({'; '.join(reasons)}). Pass "
+        'implementation="blockwise" (memory-linear plain JAX for any platform), or a tuple of names that ends with it'
     )

@@ -15,8 +15,8 @@ from jax_fa4.spec import Array, Operands
 def varying_axes(aval: Any) -> frozenset[str]:
     """The manual axes over which a value is known to differ between devices (empty outside shard_map)."""
     if hasattr(aval, "manual_axis_type"):
-        return aval.manual_axis_type.varying
-    return getattr(aval, "vma", frozenset())
+        return frozenset(aval.manual_axis_type.varying)
+    return frozenset(getattr(aval, "vma", ()))
 
 
 def vary_alike(operands: Operands) -> Operands:
@@ -39,7 +39,12 @@ def result_type(operands: Sequence[Any], shape: tuple[Any, ...], dtype: Any) -> 
     like = operands[0]
     union = frozenset().union(*(varying_axes(aval) for aval in operands))
     sharding = NamedSharding(like.sharding.mesh, PartitionSpec(*(None for _ in shape)))
-    changes: dict[str, Any] = {"shape": shape, "dtype": jax.numpy.dtype(dtype), "weak_type": False, "sharding": sharding}
+    changes: dict[str, Any] = {
+        "shape": shape,
+        "dtype": jax.numpy.dtype(dtype),
+        "weak_type": False,
+        "sharding": sharding,
+    }
     if hasattr(like, "manual_axis_type"):
         changes["manual_axis_type"] = like.manual_axis_type.update(varying=union)
     else:
