@@ -1,4 +1,4 @@
-"""Attention in plain JAX with memory linear in T and S: online softmax over tiles of the logits that reference.py holds at once."""
+"""Attention in plain JAX with memory linear in T and S: online softmax over tiles of the logits of reference.py."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _State(NamedTuple):
 def attention(spec: AttentionSpec, operands: Operands) -> tuple[Array, Array]:
     """Output (B, T, N, Hv) in spec.out_dtype and log-sum-exp (B, N, T), as reference.attention.
 
-    Derivatives of any order in either mode. Reverse mode keeps the operands and recomputes one block of queries at a time.
+    Derivatives of any order in either mode. Reverse mode keeps the operands and recomputes each block of queries.
     """
     queries, keys = operands.query.shape[1], operands.key.shape[1]
     if queries == 0 or keys == 0:
@@ -42,7 +42,7 @@ def attention(spec: AttentionSpec, operands: Operands) -> tuple[Array, Array]:
     operands = _in_accumulation_dtype(operands)
     if keys % columns:
         operands = operands._replace(key_value_seq_lengths=_at_most(keys, operands.key_value_seq_lengths))
-    # Every block of queries reads the same blocks of keys. Bias and mask may be T x S: only rows of them are ever copied.
+    # All blocks of queries read the same blocks of keys. Bias and mask may be T x S: only rows of them are copied.
     shared = _blocks_of_keys(operands._replace(bias=None, mask=None), columns)
 
     def block_of_queries(start: Array) -> tuple[Array, Array]:
@@ -66,7 +66,7 @@ def _scan_keys(spec: AttentionSpec, block: Operands, blocks_of_keys: Operands, r
     Args:
       spec: the call.
       block: operands of these queries.
-      blocks_of_keys: what is cut along S, blocks on a leading axis; None where block holds what all blocks of keys share.
+      blocks_of_keys: what is cut along S, blocks on a leading axis; None where all blocks of keys share what block has.
       rows: index of each query.
       width: number of keys in a block.
     """
@@ -81,7 +81,7 @@ def _scan_keys(spec: AttentionSpec, block: Operands, blocks_of_keys: Operands, r
         absorb = jax.checkpoint(lambda tile, state: _absorb(spec, tile, rows, columns, state), prevent_cse=False)
         return lax.cond(visible, absorb, lambda tile, state: state, tile, state), None
 
-    no_keys = Operands(*(_slice_keys(name, array) for name, array in block._asdict().items()))
+    no_keys = Operands(*(_without_keys(name, array) for name, array in block._asdict().items()))
     # A pass over no keys gives the state the batch extent, mesh axes and sharding that every further pass gives it.
     state = _absorb(spec, no_keys, rows, jnp.arange(0), _sink_only(block))
     count = -(-block.key.shape[1] // width)
@@ -128,9 +128,8 @@ def _may_see(spec: AttentionSpec, tile: Operands, rows: Array, columns: Array) -
     if tile.query_segment_ids is not None and tile.key_value_segment_ids is not None:
         # Packed sequences have ascending ids, so that most tiles of two sequences differ in range.
         query_ids, key_ids = tile.query_segment_ids, tile.key_value_segment_ids
-        conditions.append(
-            (query_ids.max(axis=1) >= key_ids.min(axis=1)) & (key_ids.max(axis=1) >= query_ids.min(axis=1))
-        )
+        conditions.append(query_ids.max(axis=1) >= key_ids.min(axis=1))
+        conditions.append(key_ids.max(axis=1) >= query_ids.min(axis=1))
     if not conditions:
         return None
     visible = conditions[0]
@@ -165,15 +164,15 @@ def _rows_from(operands: Operands, start: Array, size: int) -> Operands:
     return operands._replace(**rows)
 
 
-def _slice_keys(name: str, array: Array | None) -> Array | None:
-    """The operand without its keys."""
+def _without_keys(name: str, array: Array | None) -> Array | None:
+    """The operand with no keys left in it."""
     if array is None or name not in _KEY_AXIS:
         return array
     return lax.slice_in_dim(array, 0, 0, axis=_KEY_AXIS[name])
 
 
 def _blocks_of_keys(operands: Operands, size: int) -> Operands:
-    """What runs along S cut into blocks on a leading axis, its ragged end zero-padded; None for all else, and for extent 1."""
+    """What runs along S in blocks on a leading axis, its ragged end zero-padded; None for all else and for extent 1."""
     blocks: dict[str, Array | None] = dict.fromkeys(Operands._fields)
     for name, axis in _KEY_AXIS.items():
         array = getattr(operands, name)

@@ -17,8 +17,9 @@ def merge(out1: Array, lse1: Array, out2: Array, lse2: Array) -> tuple[Array, Ar
         out = exp(lse1 - lse) * out1 + exp(lse2 - lse) * out2
 
     evaluated with the larger log-sum-exp subtracted (online softmax: Milakov and Gimelshein, arXiv:1805.02867; of whole
-    outputs: FlashAttention, Dao et al., arXiv:2205.14135). A row without keys, lse = -inf, adds nothing. Differentiable any
-    number of times in all four arguments, in forward and reverse mode. At most one of the two may have counted a sink.
+    outputs: FlashAttention, Dao et al., arXiv:2205.14135). A row without keys, lse = -inf, adds nothing. Differentiable
+    any number of times in all four arguments, in forward and reverse mode. At most one of the two may have counted a
+    sink.
 
     Args:
       out1: first output, (..., T, N, Hv), any float dtype.
@@ -27,15 +28,17 @@ def merge(out1: Array, lse1: Array, out2: Array, lse2: Array) -> tuple[Array, Ar
       lse2: its log-sum-exp, of the shape of lse1.
 
     Returns:
-      out in the promoted dtype of out1 and out2, and lse. lse and all arithmetic are float64 if an argument is, else float32.
+      out in the promoted dtype of out1 and out2, and lse. lse and all arithmetic are float64 if an argument is, else
+      float32.
 
     Raises:
       ValueError: shapes that do not belong together.
     """
     if out1.shape != out2.shape or lse1.shape != out1.shape[:-1] or lse2.shape != out1.shape[:-1]:
         raise ValueError(
-            f"merge: out1 {out1.shape} and lse1 {lse1.shape}, out2 {out2.shape} and lse2 {lse2.shape} do not fit: both outputs "
-            "are (..., T, N, Hv), both log-sum-exps (..., T, N). attention() returns them so with return_residual=True."
+            f"merge: out1 {out1.shape} and lse1 {lse1.shape}, out2 {out2.shape} and lse2 {lse2.shape} do not fit: both "
+            "outputs are (..., T, N, Hv), both log-sum-exps (..., T, N). attention() returns them so with "
+            "return_residual=True."
         )
     dtypes = {array.dtype for array in (out1, lse1, out2, lse2)}
     dtype = jnp.dtype("float64" if jnp.dtype("float64") in dtypes else "float32")

@@ -10,12 +10,12 @@ from jax_fa4.spec import Array, AttentionSpec, Operands
 
 def attention(spec: AttentionSpec, operands: Operands) -> tuple[Array, Array]:
     """Output (B, T, N, Hv) in spec.out_dtype and log-sum-exp (B, N, T), both differentiable any number of times."""
-    query, key, value = operands.query, operands.key, operands.value
-    logits = masked_logits(spec, operands, jnp.arange(query.shape[1]), jnp.arange(key.shape[1]))
+    rows, columns = jnp.arange(operands.query.shape[1]), jnp.arange(operands.key.shape[1])
+    logits = masked_logits(spec, operands, rows, columns)
     log_sum_exp = _log_sum_exp(logits, operands.sinks)
     # The where keeps exp(-inf - -inf) = NaN out of empty rows, in derivatives too.
     shift = jnp.where(log_sum_exp == -jnp.inf, 0, log_sum_exp)
-    output = weighted_values(jnp.exp(logits - shift[..., None]), real_values(operands, jnp.arange(key.shape[1])))
+    output = weighted_values(jnp.exp(logits - shift[..., None]), real_values(operands, columns))
     return finish(spec, operands, output, log_sum_exp)
 
 
@@ -51,7 +51,7 @@ def real_values(operands: Operands, columns: Array) -> Array:
 
 
 def weighted_values(probability: Array, value: Array) -> Array:
-    """Sums (B, N, T, Hv) of value (B, S, K, Hv) weighted by probability (B, N, T, S); query head n reads kv head n // (N / K)."""
+    """Sums (B, N, T, Hv) of value (B, S, K, Hv) by probability (B, N, T, S); query head n reads kv head n // (N/K)."""
     batch, query_heads, rows, columns = probability.shape
     heads = value.shape[2]
     grouped = probability.reshape(batch, heads, query_heads // heads, rows, columns)
@@ -60,12 +60,11 @@ def weighted_values(probability: Array, value: Array) -> Array:
 
 
 def finish(spec: AttentionSpec, operands: Operands, output: Array, log_sum_exp: Array) -> tuple[Array, Array]:
-    """Brings output (B, N, T, Hv) to public layout and dtype, and both results to the batch extent of all operands together."""
+    """Brings output (B, N, T, Hv) to public layout and dtype, and both results to the batch extent of all operands."""
     batch = jnp.broadcast_shapes(*(operand.shape[:1] for operand in operands if operand is not None))
     output = jnp.swapaxes(output, 1, 2).astype(spec.out_dtype or operands.query.dtype)
-    return jnp.broadcast_to(output, batch + output.shape[1:]), jnp.broadcast_to(
-        log_sum_exp, batch + log_sum_exp.shape[1:]
-    )
+    output = jnp.broadcast_to(output, batch + output.shape[1:])
+    return output, jnp.broadcast_to(log_sum_exp, batch + log_sum_exp.shape[1:])
 
 
 def accumulation_dtype(operands: Operands) -> Array:
@@ -121,7 +120,10 @@ def _allowed(spec: AttentionSpec, operands: Operands, rows: Array, columns: Arra
 
 def _distance(operands: Operands, rows: Array, columns: Array) -> Array:
     """Position of each key less that of each query, (B, rows, columns)."""
-    positions = rows[None, :] if operands.query_offset is None else rows + operands.query_offset[:, None]
+    positions = rows[None, :]
+    if operands.query_offset is not None:
+        # Beyond any key, and far enough from where int32 ends that sums with positions do not wrap.
+        positions = rows + jnp.clip(operands.query_offset, -(2**30), 2**30)[:, None]
     return columns - positions[:, :, None]
 
 
@@ -134,7 +136,7 @@ def _real_keys(operands: Operands, columns: Array) -> Array | None:
 
 
 def _real(index: Array, lengths: Array | None, segment_ids: Array | None) -> Array | None:
-    """Which of these tokens are no padding, (B, tokens); None where all are real. Indices lie within the sequence: no clamp."""
+    """Which of these tokens are no padding, (B, tokens); None where all are real. Indices are in range: no clamp."""
     real = None if lengths is None else index < lengths[:, None]
     if segment_ids is not None:
         real = segment_ids >= 0 if real is None else real & (segment_ids >= 0)

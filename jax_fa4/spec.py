@@ -1,4 +1,4 @@
-"""What a call of attention is, apart from its arrays: the static half (AttentionSpec) and the names of the arrays (Operands)."""
+"""What a call of attention is: its static half (AttentionSpec) and the names of its arrays (Operands)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class AttentionSpec:
 
     Attributes:
       scale: factor of the products of query and key; finite and > 0.
-      window: (left, right): a query at position p sees the keys p - left <= j <= p + right; None is no limit on that side.
-        A causal call is one whose right side is 0.
+      window: (left, right): a query at position p sees the keys p - left <= j <= p + right; None is no limit on that
+        side. A causal call is one whose right side is 0.
       logits_soft_cap: logits become cap * tanh(logits / cap); None is no cap.
       out_dtype: name of the output's dtype; None is the query's.
       deterministic: gradients are asked to be bitwise equal from run to run.
-      implementation: names tried in order (see IMPLEMENTATIONS); empty is the kernel of the platform that is lowered for.
+      implementation: names tried in order (see IMPLEMENTATIONS); empty is the kernel of the platform lowered for.
     """
 
     scale: float
@@ -39,7 +39,7 @@ class AttentionSpec:
 class Operands(NamedTuple):
     """The arrays of a call, in the order in which the FFI targets take them. Optional ones are None where absent.
 
-    Every array starts with the same number of batch axes, each of full extent or of extent 1 (shared). B stands for them here.
+    Every array starts with the same number of batch axes, each of full extent or of extent 1 (shared): B below.
     Plain JAX implementations see exactly one batch axis; the primitives see two or more (vmap's before the caller's).
     """
 

@@ -1,4 +1,4 @@
-"""blockwise and reference are the attention that a loop over rows computes, and each other's derivatives, in linear memory."""
+"""blockwise and reference are the attention that a loop over rows computes, with equal derivatives; memory linear."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _row_by_row(spec: AttentionSpec, operands: Operands) -> tuple[np.ndarray, np
 
 
 def _results_and_gradients(attention, spec: AttentionSpec):
-    """The jitted function operands -> ((output, log-sum-exp), gradients of a randomly weighted sum of both, by name)."""
+    """The jitted function operands -> ((output, log-sum-exp), gradients of a randomly weighted sum of both)."""
     random = np.random.default_rng(1)
     output_weight = random.normal(size=(BATCH, QUERIES, HEADS, VALUE_DIM))
     log_sum_exp_weight = random.normal(size=(BATCH, HEADS, QUERIES))
@@ -244,7 +244,7 @@ def test_what_padding_holds_reaches_nothing(attention, padded_by: tuple[str, str
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("attention", [reference.attention, blockwise.attention])
 def test_low_precision_inputs_are_computed_in_float32(attention) -> None:
-    """Results of bfloat16 inputs are those of the same numbers in float32, their gradients too but for one last rounding."""
+    """Results of bfloat16 inputs are those of the same numbers in float32; gradients too, but for one last rounding."""
     narrow = Operands(*(array.astype(jnp.bfloat16) for array in _operands(("bias",))[:4]))
     wide = Operands(*(array.astype(jnp.float32) for array in narrow[:4]))
     spec = AttentionSpec(0.6, window=(None, 3), out_dtype="float32")

@@ -1,4 +1,4 @@
-"""merge joins attention over two halves of the keys into attention over all of them, with its derivatives and empty rows."""
+"""merge joins attention over two parts of the keys into attention over all of them, derivatives and empty rows too."""
 
 from __future__ import annotations
 

@@ -137,9 +137,10 @@ def test_gradients_of_replicated_keys_and_values(check_vma: bool) -> None:
         }
         return jnp.sum(jnp.sin(jax_fa4.attention(given["query"], **shared, is_causal=True)))
 
+    devices = Mesh(np.asarray(jax.devices()[:4]), ("data",))
     mapped = jax.shard_map(
-        lambda given: jax.lax.psum(loss(given), "data"), mesh=Mesh(np.asarray(jax.devices()[:4]), ("data",)), in_specs=(specs,),
-        out_specs=P(), check_vma=check_vma,
+        lambda given: jax.lax.psum(loss(given), "data"), mesh=devices, in_specs=(specs,), out_specs=P(),
+        check_vma=check_vma,
     )  # fmt: skip
     compiled = jax.jit(jax.grad(mapped)).lower(given).compile()
     assert_close(compiled(given), jax.jit(jax.grad(loss))(given))
