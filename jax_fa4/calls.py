@@ -7,7 +7,7 @@ that were not asked for have the shape (0,).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -58,11 +58,11 @@ def batch_axes(operands: Operands) -> int:
     return int(operands.query.ndim) - _TRAILING["query"]
 
 
-def full_batch(operands: Operands) -> Shape:
-    """Extents of the batch axes: of each the one that is not 1, if there is any."""
-    extents: list[Any] = [1] * batch_axes(operands)
-    for array in operands:
-        if array is not None:
+def full_batch(axes: int, arrays: Iterable[Array | None]) -> Shape:
+    """Extents of the batch axes: of each the one that is not 1, if any array of the call has one."""
+    extents: list[Any] = [1] * axes
+    for array in arrays:
+        if array is not None and array.shape != ABSENT:
             extents = [own if own != 1 else extent for own, extent in zip(array.shape, extents, strict=False)]
     return tuple(extents)
 
@@ -74,20 +74,25 @@ def accumulation_dtype(operands: Operands) -> Any:
 
 def forward_results(spec: AttentionSpec, operands: Operands) -> tuple[Result, Result]:
     """Output (batch, T, N, Hv) and log-sum-exp (batch, N, T)."""
-    batch = full_batch(operands)
+    batch = full_batch(batch_axes(operands), operands)
     length, heads = operands.query.shape[-3:-1]
     output = (*batch, length, heads, operands.value.shape[-1])
     dtype = operands.query.dtype if spec.out_dtype is None else jnp.dtype(spec.out_dtype)
     return (output, dtype), ((*batch, heads, length), accumulation_dtype(operands))
 
 
-def backward_results(operands: Operands, gradients: Sequence[str]) -> list[Result]:
+def backward_results(operands: Operands, residuals: Sequence[Array], gradients: Sequence[str]) -> list[Result]:
     """One result for each of DIFFERENTIABLE, ABSENT where it is not asked for, in the operand's dtype.
 
     Gradients have full extents on vmap's axes. On the caller's axis those of bias, sinks and slopes have the operand's
     own extent: the kernels sum over what shares it.
+
+    Args:
+      operands: those of the forward call.
+      residuals: output, log-sum-exp and their cotangents; vmap may map these alone (jax.jacrev does).
+      gradients: names out of DIFFERENTIABLE.
     """
-    batch = full_batch(operands)
+    batch = full_batch(batch_axes(operands), (*operands, *residuals))
     results: list[Result] = []
     for name in DIFFERENTIABLE:
         array = getattr(operands, name)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
-from jax_fa4 import _ffi, blockwise, calls, reference, support
+from jax_fa4 import blockwise, calls, extension, reference, support
 from jax_fa4.rules import sharding
 from jax_fa4.spec import DIFFERENTIABLE, Array, AttentionSpec, Operands
 
@@ -57,8 +57,8 @@ def _forward_types(*avals: Any, spec: AttentionSpec) -> list[Any]:
 
 
 def _backward_types(*avals: Any, spec: AttentionSpec, gradients: tuple[str, ...]) -> list[Any]:
-    operands = calls.unpack(avals[: len(Operands._fields)])
-    results = calls.backward_results(operands, gradients)
+    operands, residuals = _split(avals)
+    results = calls.backward_results(operands, residuals, gradients)
     return [sharding.result_type(avals, shape, dtype) for shape, dtype in results]
 
 
@@ -83,23 +83,27 @@ def _plain_forward(implementation: str, *arrays: Array, spec: AttentionSpec) -> 
 def _plain_backward(
     implementation: str, *arrays: Array, spec: AttentionSpec, gradients: tuple[str, ...]
 ) -> list[Array]:
-    count = len(Operands._fields)
-
     def run(*one: Array) -> list[Array]:
-        operands = calls.unpack(one[:count])
+        operands, (_, _, *cotangents) = _split(one)
         asked = {name: getattr(operands, name) for name in gradients}
         _, pullback = jax.vjp(lambda asked: _PLAIN[implementation](spec, operands._replace(**asked)), asked)
-        found = pullback(tuple(one[count + 2 :]))[0]
+        (found,) = pullback(tuple(cotangents))
         return [found.get(name, jnp.zeros(calls.ABSENT, jnp.float32)) for name in DIFFERENTIABLE]
 
-    axes = calls.batch_axes(calls.unpack(arrays[:count]))
-    results = calls.backward_results(calls.unpack(arrays[:count]), gradients)
-    found = _over_outer_axes(run, axes)(*arrays)
+    operands, residuals = _split(arrays)
+    results = calls.backward_results(operands, residuals, gradients)
+    found = _over_outer_axes(run, calls.batch_axes(operands))(*arrays)
     # The absent ones were mapped too; query, key and value have full extent in the call's results.
     return [
         jnp.zeros(shape, dtype) if shape == calls.ABSENT else jnp.broadcast_to(array, shape)
         for array, (shape, dtype) in zip(found, results, strict=True)
     ]
+
+
+def _split(arrays: Sequence[Array]) -> tuple[Operands, Sequence[Array]]:
+    """Arrays of the backward call: operands of the forward call, and output, log-sum-exp and their cotangents."""
+    count = len(Operands._fields)
+    return calls.unpack(arrays[:count]), arrays[count:]
 
 
 def _over_outer_axes(run: Callable[..., Any], axes: int) -> Callable[..., Any]:
@@ -152,5 +156,5 @@ def _define(name: str, direction: str, types: Callable[..., list[Any]]) -> Primi
 forward_p = _define("jax_fa4_forward", "forward", _forward_types)
 backward_p = _define("jax_fa4_backward", "backward", _backward_types)
 
-for _name, _handler in _ffi.registrations().items():
+for _name, _handler in extension.registrations().items():
     jax.ffi.register_ffi_target(_name, _handler, platform="cpu")

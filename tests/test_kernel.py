@@ -7,7 +7,7 @@ import tolerance
 from cases import FORWARD_AND_BACKWARD, QUICK, Case
 from running import forward_and_backward
 
-from jax_fa4 import _ffi
+from jax_fa4 import extension
 
 
 def check(case: Case, implementation: str | None = None) -> None:
@@ -22,7 +22,7 @@ def test_results_and_gradients(case: Case) -> None:
     check(case)
 
 
-@pytest.mark.parametrize("instruction_set", _ffi.cpu_instruction_sets().split(", ")[1:])
+@pytest.mark.parametrize("instruction_set", extension.cpu_instruction_sets().split(", ")[1:])
 @pytest.mark.parametrize("case", QUICK, ids=lambda case: case.id)
 def test_every_instruction_set(case: Case, instruction_set: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_FA4_CPU_ISA", instruction_set)

@@ -217,6 +217,20 @@ def test_scan_over_layers() -> None:
     assert_trees_close(jax.jit(jax.grad(scanned))(layers, x), jax.jit(jax.grad(unrolled))(layers, x))
 
 
+@pytest.mark.parametrize("implementation", [None, ("cuda", "blockwise")])
+def test_jacobian_in_reverse_mode_maps_cotangents_alone(implementation: Any) -> None:
+    floats, others = split(arrays())
+
+    def rows(floats: Arrays, implementation: Any) -> Any:
+        output, log_sum_exp = call({**floats, **others}, implementation)
+        return output[0, :2, 0], jnp.where(jnp.isfinite(log_sum_exp), log_sum_exp, 0)[0, :2, 0]
+
+    actual, expected = (
+        jax.jit(jax.jacrev(functools.partial(rows, implementation=i)))(floats) for i in (implementation, "reference")
+    )
+    assert_trees_close(actual, expected)
+
+
 @pytest.mark.parametrize("names", [("query", "key", "value"), ("query", "bias", "sinks", "alibi_slopes")])
 def test_second_order_in_reverse_mode(names: tuple[str, ...]) -> None:
     with jax.enable_x64(True):

@@ -27,7 +27,7 @@ const Kernels* const by_preference[] = {
 const Kernels* chosen_kernels() {
   const char* wanted = std::getenv("JAX_FA4_CPU_ISA");
   for (const Kernels* kernels : by_preference)
-    if ((!wanted || std::string(wanted) == kernels->name) && kernels->supported()) return kernels;
+    if ((!wanted || !*wanted || std::string(wanted) == kernels->name) && kernels->supported()) return kernels;
   return nullptr;
 }
 

@@ -70,10 +70,11 @@ void score_gradient(const Problem& p, const Sequences& at, const Rows<Real>& row
     for (int64_t j = 0; j < tile.count; ++j) {
       const int64_t e = j * rows.padded + r;
       const Vec<Real> probability = exp2(load(g.s + e) - log_sum_exp);
-      // A probability of 0 has no gradient even where the value of that key is not finite.
-      Vec<Real> ds = probability == Real(0) ? Vec<Real>{} : probability * (load(g.dp + e) - delta);
+      // A probability of 0 has no gradient even where the logit or value of that key is not finite.
+      const IntVec<Real> unseen = probability == Real(0);
+      Vec<Real> ds = unseen ? Vec<Real>{} : probability * (load(g.dp + e) - delta);
       if (slope_gradients) slope_sum += ds * magnitude(start - Real(j));
-      if (g.cap_slope) ds *= load(g.cap_slope + e);
+      if (g.cap_slope) ds = unseen ? Vec<Real>{} : ds * load(g.cap_slope + e);
       store(g.s + e, probability);
       store(g.dp + e, ds);
     }
