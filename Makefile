@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
-# Tests run one process; XLA's pool uses the cores.
+# Most of the tests' time is XLA compiling, one thread a process.
+TEST_PROCESSES ?= 2
+PYTEST := $(BIN)/pytest -n $(TEST_PROCESSES)
 export JAX_PLATFORMS ?= cpu
 
-SOURCES := pyproject.toml CMakeLists.txt README.md $(wildcard ffi/* ffi/*/* jax_fa4/*.py jax_fa4/*/*.py jax_fa4/*.pyi)
+SOURCES := pyproject.toml CMakeLists.txt README.md $(wildcard ffi/* ffi/*/* tests/ffi/* jax_fa4/*.py jax_fa4/*/*.py jax_fa4/*.pyi)
 
 .PHONY: demo test test-full lint sanitize bench clean install
 
@@ -27,10 +29,10 @@ demo: $(INSTALLED)  ## train a small language model, beside jax.nn.dot_product_a
 	$(BIN)/python examples/train_char_lm.py
 
 test: $(INSTALLED)  ## quick tests
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-full: $(INSTALLED)  ## all tests, then the kernels under sanitizers
-	$(BIN)/pytest
+	$(PYTEST)
 	$(MAKE) sanitize
 
 lint: $(INSTALLED)
@@ -51,7 +53,7 @@ $(SANITIZED)/installed: $(INSTALLED)
 sanitize: $(SANITIZED)/installed
 	$(SANITIZED)/build/ffi_fuzz
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(SANITIZED)/site $(BIN)/pytest tests/test_kernel.py -m "not slow"
+	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(SANITIZED)/site $(PYTEST) tests/test_kernel.py
 
 clean:
 	rm -rf build $(VENV)

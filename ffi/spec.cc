@@ -1,5 +1,6 @@
 #include "spec.h"
 
+#include <algorithm>
 #include <cmath>
 #include <initializer_list>
 #include <limits>
@@ -52,6 +53,13 @@ size_t bytes_of(Element element) {
 
 bool is_float(Element element) { return element != Element::i32 && element != Element::boolean; }
 
+// Whether a product of extents stays below 2^63, where 0 counts as 1: strides of empty arrays are products too.
+bool within_range(int64_t product, const Dims& extents) {
+  for (int64_t extent : extents)
+    if (__builtin_mul_overflow(product, extent < 1 ? 1 : extent, &product)) return false;
+  return true;
+}
+
 std::string text_of(const Dims& dims) {
   std::string text = "[";
   for (size_t i = 0; i < dims.size(); ++i) {
@@ -87,7 +95,7 @@ class Reader {
   Array array(const char* name, ffi::AnyBuffer buffer) {
     Array array;
     array.name = name;
-    for (int64_t extent : buffer.dimensions()) array.dims.push_back(extent);
+    array.dims.assign(buffer.dimensions().begin(), buffer.dimensions().end());
     const std::optional<Element> element = element_of(buffer.element_type());
     if (!element) {
       refuse(std::string(name) + " has an element type that is not float32, bfloat16, float16, float64, int32 or bool");
@@ -109,22 +117,17 @@ class Reader {
  private:
   template <class T>
   T get(const ffi::Dictionary& attributes, const char* name) {
-    ffi::ErrorOr<T> value = attributes.get<T>(name);
-    if (value.has_value()) return *value;
+    // get() would print the type that it found, and XLA's printers have no answer for types that they do not know.
+    if (attributes.contains<T>(name)) return *attributes.get<T>(name);
     refuse(std::string("attribute ") + name + " is missing or of a wrong type");
     return T{};
   }
 
   void check_extents(const Array& array) {
-    int64_t bytes = int64_t(bytes_of(array.element));
-    bool empty = false;
-    for (int64_t extent : array.dims) {
-      if (extent < 0 || extent > longest) return refuse(std::string(array.name) + " has an extent that is not in [0, 2^31)");
-      empty |= extent == 0;
-    }
-    if (empty) return;
     for (int64_t extent : array.dims)
-      if (__builtin_mul_overflow(bytes, extent, &bytes)) return refuse(std::string(array.name) + " is too large");
+      if (extent < 0 || extent > longest) return refuse(array.name + std::string(" has an extent not in [0, 2^31)"));
+    if (!within_range(int64_t(bytes_of(array.element)), array.dims)) return refuse(array.name + std::string(" is too large"));
+    if (std::find(array.dims.begin(), array.dims.end(), 0) != array.dims.end()) return;
     if (!array.data || reinterpret_cast<uintptr_t>(array.data) % bytes_of(array.element) != 0)
       refuse(std::string(array.name) + " has no memory or misaligned memory");
   }
@@ -225,14 +228,11 @@ std::vector<Array> read_operands(Reader& reader, const ffi::RemainingArgs& opera
     reader.refuse("got " + std::to_string(operands.size()) + " operands; expected " + std::to_string(expected));
     return arrays;
   }
-  for (size_t i = 0; i < expected; ++i) {
-    ffi::ErrorOr<ffi::AnyBuffer> buffer = operands.get<ffi::AnyBuffer>(i);
-    if (!buffer.has_value()) {
+  for (size_t i = 0; i < expected; ++i)
+    if (operands.isa<ffi::AnyBuffer>(i))
+      arrays.push_back(reader.array(operand_names[i], *operands.get<ffi::AnyBuffer>(i)));
+    else
       reader.refuse(std::string(operand_names[i]) + " is not a buffer");
-      return arrays;
-    }
-    arrays.push_back(reader.array(operand_names[i], *buffer));
-  }
   return arrays;
 }
 
@@ -243,14 +243,11 @@ std::vector<Array> read_results(Reader& reader, const ffi::RemainingRets& result
     reader.refuse("got " + std::to_string(results.size()) + " results; expected " + std::to_string(names.size()));
     return arrays;
   }
-  for (size_t i = 0; i < names.size(); ++i) {
-    ffi::ErrorOr<ffi::Result<ffi::AnyBuffer>> buffer = results.get<ffi::AnyBuffer>(i);
-    if (!buffer.has_value()) {
+  for (size_t i = 0; i < names.size(); ++i)
+    if (results.isa<ffi::AnyBuffer>(i))
+      arrays.push_back(reader.array(names.begin()[i], **results.get<ffi::AnyBuffer>(i)));
+    else
       reader.refuse(std::string(names.begin()[i]) + " is not a buffer");
-      return arrays;
-    }
-    arrays.push_back(reader.array(names.begin()[i], **buffer));
-  }
   return arrays;
 }
 
@@ -293,9 +290,6 @@ void read_call(Reader& reader, Batch& batch, const std::vector<Array>& arrays, P
     if (arrays[size_t(i)].dims.size() != batch.extents().size() + 3) reader.refuse(std::string(arrays[size_t(i)].name) + " has a wrong rank");
   if (reader.failed()) return;
 
-  p.batch = 1;
-  for (int64_t extent : batch.extents())
-    if (__builtin_mul_overflow(p.batch, extent, &p.batch)) return reader.refuse("the batch is too large");
   const size_t first = batch.extents().size();
   p.query_length = arrays[query].dims[first];
   p.query_heads = arrays[query].dims[first + 1];
@@ -307,6 +301,12 @@ void read_call(Reader& reader, Batch& batch, const std::vector<Array>& arrays, P
     return reader.refuse("query has " + std::to_string(p.query_heads) + " heads, key has " +
                          std::to_string(p.key_value_heads) + ": query heads must be a multiple of key heads");
   if (p.head_dim < 1 || p.value_head_dim < 1) return reader.refuse("head_dim must be at least 1");
+  Dims rows = batch.extents();
+  rows.insert(rows.end(), {p.query_heads, p.query_length});
+  if (!within_range(256, rows))  // bytes of workspace per row, at most
+    return reader.refuse("batch, query heads and query length are too large together");
+  p.batch = 1;
+  for (int64_t extent : batch.extents()) p.batch *= extent;
 
   p.query = batch.operand(arrays[query], {p.query_length, p.query_heads, p.head_dim});
   p.key = batch.operand(arrays[key], {p.key_length, p.key_value_heads, p.head_dim});
@@ -341,6 +341,8 @@ ffi::ErrorOr<Problem> read_forward(ffi::RemainingArgs operands, ffi::RemainingRe
   Batch batch(reader);
   batch.read(arrays);
   if (!reader.failed()) read_call(reader, batch, arrays, p);
+  for (const Array& array : to)
+    if (array.absent()) reader.refuse(std::string(array.name) + " is missing");
   if (reader.failed()) return ffi::Unexpected(reader.error());
   p.output = batch.operand(to[0], {p.query_length, p.query_heads, p.value_head_dim}, true);
   p.log_sum_exp = batch.operand(to[1], {p.query_heads, p.query_length}, true);

@@ -92,7 +92,7 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs operands, ffi::Rema
   if (!chosen.has_value()) return chosen.error();
   const Problem& p = *problem;
   const Kernels& k = **chosen;
-  if (p.batch == 0) {  // sums over no batch entry
+  if (p.batch == 0 || p.query_length == 0) {  // sums over nothing
     zero_results(results);
     return ffi::Error::Success();
   }
