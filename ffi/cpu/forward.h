@@ -27,7 +27,7 @@ void start_softmax(const Problem& p, const Rows<Real>& rows, ForwardScratch<Real
   for (int64_t r = 0; r < rows.padded; ++r) {
     const Real sink = p.sinks ? load_one<Real>(p.sinks, p.sinks.batch.offset(rows.batch) + rows.head[r])
                               : Real(minus_infinity);
-    scratch.largest[r] = sink * Real(log2_of_e);
+    scratch.largest[r] = sink;
     scratch.sum[r] = sink == Real(minus_infinity) ? 0 : 1;
   }
   memset(scratch.output, 0, size_t(p.value_head_dim * rows.padded) * sizeof(Real));
@@ -46,7 +46,7 @@ void online_softmax(const Problem& p, const Rows<Real>& rows, int64_t keys, Forw
     Vec<Real> sum = {};
     for (int64_t j = 0; j < keys; ++j) {
       Real* at = scratch.s + j * stride + r;
-      const Vec<Real> probability = exp2(load(at) - reference);
+      const Vec<Real> probability = exp(load(at) - reference);
       sum += probability;
       store(at, probability);
     }
@@ -55,7 +55,7 @@ void online_softmax(const Problem& p, const Rows<Real>& rows, int64_t keys, Forw
       store(scratch.sum + r, load(scratch.sum + r) + sum);
       continue;
     }
-    const Vec<Real> rescale = exp2(before - reference);
+    const Vec<Real> rescale = exp(before - reference);
     store(scratch.sum + r, load(scratch.sum + r) * rescale + sum);
     for (int64_t d = 0; d < p.value_head_dim; ++d) {
       Real* at = scratch.output + d * stride + r;
@@ -68,7 +68,7 @@ template <class Real>
 void finish_rows(const Problem& p, const Rows<Real>& rows, ForwardScratch<Real>& scratch) {
   for (int64_t r = 0; r < rows.count; ++r) {
     const Real sum = scratch.sum[r];
-    const double log_sum_exp = double(scratch.largest[r]) * log_of_2 + log(double(sum));
+    const double log_sum_exp = double(scratch.largest[r]) + log(double(sum));
     const Real lse = Real(sum == 0 ? minus_infinity : log_sum_exp);
     const int64_t index =
         p.log_sum_exp.batch.offset(rows.batch) + rows.head[r] * p.query_length + rows.query[r];
@@ -94,7 +94,7 @@ void forward_task(const Problem& p, const Plan& plan, int64_t task, void* memory
   Rows<Real> rows;
   describe_rows(rows, p, at, batch, head * p.group(), p.group(), tile * tile_rows);
   load_query_rows(scratch.rows, p.head_dim, p.query, rows, p.query_heads, p.head_dim);
-  transpose(scratch.query, rows.padded, scratch.rows, p.head_dim, rows.count, p.head_dim, Real(query_factor(p)));
+  transpose(scratch.query, rows.padded, scratch.rows, p.head_dim, rows.count, p.head_dim, Real(p.scale));
   start_softmax(p, rows, scratch);
 
   for (int64_t first = rows.key_begin; first < rows.key_end; first += tile_keys) {

@@ -1,15 +1,10 @@
-// The masked logits of a tile, in units of log2: products, bias, soft cap, ALiBi, limits, segments, mask.
+// The masked logits of a tile: products, bias, soft cap, ALiBi, limits, segments, mask.
 // Read by forward, backward and the gradient of bias alike.
 #pragma once
 
 namespace {
 
 constexpr double minus_infinity = -__builtin_inf();
-
-JAX_FA4_INLINE bool has_logits_features(const Problem& p) { return p.bias || p.soft_cap > 0 || p.alibi_slopes; }
-
-// The factor that goes into the packed query: without features between product and softmax, log2(e) too.
-JAX_FA4_INLINE double query_factor(const Problem& p) { return has_logits_features(p) ? p.scale : p.scale * log2_of_e; }
 
 JAX_FA4_INLINE int64_t logits_index(const LogitsOperand& operand, int64_t batch, int64_t head, int64_t query) {
   return operand.batch.offset(batch) + head * operand.head_stride + query * operand.query_stride;
@@ -94,19 +89,16 @@ void apply_limits(const Rows<Real>& rows, const Sequences& at, KeyTile tile, Rea
   }
 }
 
-// s[j][r], j within the tile, r within the rows: the logits in log2 units; -inf where row r does not see key j.
-// `query` is transposed, [head_dim][padded], with query_factor in it; `key` is [count][head_dim].
+// s[j][r], j within the tile, r within the rows: the logits; -inf where row r does not see key j.
+// `query` is transposed, [head_dim][padded], and scaled; `key` is [count][head_dim].
 template <class Real>
 void logits(const Problem& p, const Sequences& at, const Rows<Real>& rows, KeyTile tile, Sight seen, const Real* query,
             const Real* key, Real* s, Real* cap_slope) {
   product<Real>(tile.count, rows.padded, p.head_dim, {s, rows.padded}, {key, p.head_dim, 1}, {query, rows.padded},
                 false);
-  const int64_t elements = tile.count * rows.padded;
   if (p.bias) add_bias(p, rows, tile, s);
-  if (p.soft_cap > 0) apply_soft_cap(p, elements, s, cap_slope);
+  if (p.soft_cap > 0) apply_soft_cap(p, tile.count * rows.padded, s, cap_slope);
   if (p.alibi_slopes) apply_alibi(rows, tile, s);
-  if (has_logits_features(p))
-    for (int64_t e = 0; e < elements; e += lanes<Real>) store(s + e, load(s + e) * Real(log2_of_e));
   if (seen == Sight::partial) apply_limits(rows, at, tile, s);
   if (p.mask) apply_mask(p, rows, tile, s);
 }

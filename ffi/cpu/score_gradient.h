@@ -6,9 +6,9 @@ namespace {
 
 template <class Real>
 struct GradientRows {
-  Real *query_rows, *query;                      // [count][padded head_dim] and transposed, with query_factor
+  Real *query_rows, *query;                      // [count][padded head_dim] and transposed, scaled
   Real *output_gradient_rows, *output_gradient;  // [count][padded value_head_dim] and transposed
-  Real *log_sum_exp, *delta;                     // log2 units; rowsum(dO * O) - d log-sum-exp
+  Real *log_sum_exp, *delta;                     // per row; rowsum(dO * O) - d log-sum-exp
   Real *s, *dp, *cap_slope;                      // [tile_keys][tile_rows]
 
   GradientRows(Carver& carver, const Problem& p) {
@@ -45,13 +45,13 @@ void load_gradient_rows(const Problem& p, const Rows<Real>& rows, GradientRows<R
     for (int64_t d = 0; d < p.value_head_dim; ++d)
       dot += g.output_gradient_rows[r * value_dim + d] * output[r * p.value_head_dim + d];
     const bool nothing = lse == Real(minus_infinity);
-    g.log_sum_exp[r] = nothing ? 0 : lse * Real(log2_of_e);
+    g.log_sum_exp[r] = nothing ? 0 : lse;
     g.delta[r] = nothing ? 0 : dot - lse_gradient;
     if (!sink_gradients || nothing) continue;
     const Real sink = load_one<Real>(p.sinks, p.sinks.batch.offset(rows.batch) + rows.head[r]);
     sink_gradients[r] += ::exp(double(sink) - double(lse)) * (double(lse_gradient) - double(dot));
   }
-  transpose(g.query, rows.padded, g.query_rows, dim, rows.count, p.head_dim, Real(query_factor(p)));
+  transpose(g.query, rows.padded, g.query_rows, dim, rows.count, p.head_dim, Real(p.scale));
   transpose(g.output_gradient, rows.padded, g.output_gradient_rows, value_dim, rows.count, p.value_head_dim, Real(1));
 }
 
@@ -69,7 +69,7 @@ void score_gradient(const Problem& p, const Sequences& at, const Rows<Real>& row
     Vec<Real> slope_sum = {};
     for (int64_t j = 0; j < tile.count; ++j) {
       const int64_t e = j * rows.padded + r;
-      const Vec<Real> probability = exp2(load(g.s + e) - log_sum_exp);
+      const Vec<Real> probability = exp(load(g.s + e) - log_sum_exp);
       // A probability of 0 has no gradient even where the logit or value of that key is not finite.
       const IntVec<Real> unseen = probability == Real(0);
       Vec<Real> ds = unseen ? Vec<Real>{} : probability * (load(g.dp + e) - delta);

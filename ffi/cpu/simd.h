@@ -38,9 +38,6 @@ using Int = typename Simd<Real>::Int;
 template <class Real>
 constexpr int64_t lanes = vector_bytes / int64_t{sizeof(Real)};
 
-constexpr double log2_of_e = 1.4426950408889634;
-constexpr double log_of_2 = 0.6931471805599453;
-
 template <class Real>
 constexpr int64_t padded_to_lanes(int64_t n) {
   return (n + lanes<Real> - 1) / lanes<Real> * lanes<Real>;
@@ -70,7 +67,7 @@ JAX_FA4_INLINE void store(Real* p, Vec<Real> v) {
   memcpy(p, &v, sizeof v);
 }
 
-// NaN in b is kept out, NaN in a too: a row's maximum is that of its numbers; NaN enters through exp2.
+// NaN in b is kept out, NaN in a too: a row's maximum is that of its numbers; NaN enters through exp.
 template <class V>
 JAX_FA4_INLINE V maximum(V a, V b) {
   return b > a ? b : a;
@@ -88,28 +85,32 @@ JAX_FA4_INLINE bool any(IntVec<Real> mask) {
   return all != 0;
 }
 
-// 2^x for x < 128, 0 below 2^-126; NaN stays NaN. Round to the nearest integer n, a polynomial for 2^(x-n) on
-// [-1/2, 1/2] (least maximum of the relative error, 2e-9 before rounding), then n goes into the exponent.
-JAX_FA4_INLINE Vec<float> exp2(Vec<float> x) {
+// e^x for x < 88, 0 below -87.4; NaN stays NaN. x = n ln 2 + f with the nearest integer n; a polynomial for e^f (least
+// maximum of the relative error, 3e-9 before rounding); then n goes into the exponent. Natural units, because a logit
+// less the row's maximum or log-sum-exp is often exact, and log2(e) times either is not.
+JAX_FA4_INLINE Vec<float> exp(Vec<float> x) {
   typedef Simd<float>::BitsVec Bits;
-  const Vec<float> smallest = broadcast(-127.0f);
-  const float nearest = 12582912.0f;  // 1.5 * 2^23: adding it leaves n in the low bits
+  const Vec<float> smallest = broadcast(-88.0f);
+  const float nearest = 12582912.0f;                                     // 1.5 * 2^23: adding it leaves n in the low bits
+  const float log2_of_e = 1.44269504f;
+  const float log_of_2_high = 0.69314575f, log_of_2_low = 1.4286068e-6f;  // n times the first is exact
   x = x < smallest ? smallest : x;
-  const Vec<float> shifted = x + nearest;
-  const Vec<float> f = x - (shifted - nearest);
-  Vec<float> p = broadcast(0.00015353362f);
-  p = p * f + 0.0013398875f;
-  p = p * f + 0.009618437f;
-  p = p * f + 0.055503324f;
-  p = p * f + 0.24022648f;
-  p = p * f + 0.6931472f;
+  const Vec<float> shifted = x * log2_of_e + nearest;
+  const Vec<float> n = shifted - nearest;
+  const Vec<float> f = (x - n * log_of_2_high) - n * log_of_2_low;
+  Vec<float> p = broadcast(0.0013814599f);
+  p = p * f + 0.008368717f;
+  p = p * f + 0.04166839f;
+  p = p * f + 0.16666521f;
+  p = p * f + 0.49999994f;
+  p = p * f + 1.0f;
   p = p * f + 1.0f;
   const Bits exponent = ((Bits)shifted << 23) + (127u << 23);
   return p * (Vec<float>)exponent;
 }
 
-JAX_FA4_INLINE Vec<double> exp2(Vec<double> x) {
-  for (int64_t i = 0; i < lanes<double>; ++i) x[i] = ::exp2(x[i]);
+JAX_FA4_INLINE Vec<double> exp(Vec<double> x) {
+  for (int64_t i = 0; i < lanes<double>; ++i) x[i] = ::exp(x[i]);
   return x;
 }
 
@@ -118,7 +119,7 @@ JAX_FA4_INLINE Vec<double> exp2(Vec<double> x) {
 JAX_FA4_INLINE Vec<float> tanh(Vec<float> x) {
   const Vec<float> size = magnitude(x);
   const Vec<float> bounded = size > 10.0f ? broadcast(10.0f) : size;  // tanh(10) rounds to 1
-  const Vec<float> large = 1.0f - 2.0f / (exp2(bounded * float(2 * log2_of_e)) + 1.0f);
+  const Vec<float> large = 1.0f - 2.0f / (exp(bounded * 2.0f) + 1.0f);
   const Vec<float> y = x * x;
   Vec<float> p = broadcast(-0.006274238f);
   p = p * y + 0.021071678f;
