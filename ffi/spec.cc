@@ -1,7 +1,6 @@
 #include "spec.h"
 
 #include <algorithm>
-#include <cmath>
 #include <initializer_list>
 #include <limits>
 #include <optional>
@@ -253,7 +252,8 @@ std::vector<Array> read_results(Reader& reader, const ffi::RemainingRets& result
 
 void read_attributes(Reader& reader, const ffi::Dictionary& attributes, Problem& p) {
   const int64_t version = reader.integer(attributes, "version");
-  if (version < 1 || version > contract_version)
+  if (version < 1) return reader.refuse("version " + std::to_string(version) + " of the calls never was; the first is 1");
+  if (version > contract_version)
     return reader.refuse("this program was made for version " + std::to_string(version) +
                          " of the calls; this library knows up to " + std::to_string(contract_version) +
                          ": install a newer jax_fa4");
@@ -261,8 +261,12 @@ void read_attributes(Reader& reader, const ffi::Dictionary& attributes, Problem&
   p.soft_cap = reader.number(attributes, "logits_soft_cap");
   p.window_left = reader.integer(attributes, "window_left");
   p.window_right = reader.integer(attributes, "window_right");
-  if (!std::isfinite(p.scale) || p.scale <= 0) reader.refuse("scale must be finite and > 0");
-  if (!std::isfinite(p.soft_cap) || p.soft_cap < 0) reader.refuse("logits_soft_cap must be finite and > 0, or 0 for none");
+  // They are used in float32 too: neither may become 0 or infinite there.
+  using limits = std::numeric_limits<float>;
+  const auto usable = [](double x) { return x >= double(limits::min()) && x <= double(limits::max()); };
+  if (!usable(p.scale)) reader.refuse("scale must be finite and > 0, in float32 too");
+  if (p.soft_cap != 0 && !usable(p.soft_cap))
+    reader.refuse("logits_soft_cap must be finite and > 0, in float32 too, or 0 for none");
   if (p.window_left < -1 || p.window_right < -1) reader.refuse("windows must be >= 0, or -1 for no limit");
   // Positions span less than 2^33: a longer window is none, and sums with positions cannot overflow.
   if (p.window_left > longest * 4) p.window_left = -1;

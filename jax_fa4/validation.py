@@ -18,6 +18,7 @@ FLOAT_DTYPES = ("float32", "bfloat16", "float16", "float64")
 CAUSAL_ALIGNMENTS = ("top_left", "bottom_right")
 IMPLEMENTATION_ALIASES = {"xla": "reference"}
 
+_FLOAT32 = np.finfo(np.float32)
 _INT32_MIN, _INT32_MAX = -(2**31), 2**31 - 1
 _REQUIRED = ("query", "key", "value")
 _BROADCAST = ("bias", "mask")
@@ -321,6 +322,10 @@ def _positive_number(name: str, value: Any, instead: str) -> float:
         number = math.inf
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"{name} is {value!r}: it must be finite and > 0")
+    if not _FLOAT32.tiny <= number <= _FLOAT32.max:
+        raise ValueError(
+            f"{name} is {value!r}: it must be in float32's normal range, {_FLOAT32.tiny:.3g} to {_FLOAT32.max:.3g}"
+        )
     return number
 
 

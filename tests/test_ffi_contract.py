@@ -116,7 +116,7 @@ MALFORMED = {
     "scale_nan": (lambda: forward(scale=np.float64("nan")), "scale must be finite and > 0"),
     "negative_cap": (
         lambda: forward(logits_soft_cap=np.float64(-1)),
-        "logits_soft_cap must be finite and > 0, or 0 for none",
+        "logits_soft_cap must be finite and > 0, in float32 too, or 0 for none",
     ),
     "window": (lambda: forward(window_right=np.int64(-2)), "windows must be >= 0, or -1 for no limit"),
     "residual_absent": (

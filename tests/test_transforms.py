@@ -141,7 +141,7 @@ def test_nested_vmap_over_different_operands(inner: set[str], outer: set[str]) -
     assert_trees_close(jax.jit(mapped(gradients))(given), expected)
 
 
-@pytest.mark.parametrize("mapped", [{"query"}, {"key", "value"}, {"bias"}], ids="-".join)
+@pytest.mark.parametrize("mapped", [{"query"}, {"key", "value"}, {"bias"}], ids=lambda mapped: "-".join(sorted(mapped)))
 def test_vmap_copies_nothing(mapped: set[str]) -> None:
     """Temporary memory of a mapped call is less than the smallest operand: none is broadcast or moved for it."""
     shapes = {"query": (2, 128, 4, 64), "key": (2, 128, 4, 64), "value": (2, 128, 4, 64), "bias": (1, 4, 128, 128)}

@@ -1,6 +1,5 @@
 #include "contract.h"
 
-#include <cmath>
 
 namespace {
 
@@ -116,7 +115,7 @@ bool valid_attributes(const Call& call) {
     double value;
     if (!found) return false;
     memcpy(&value, &found->bits, sizeof value);
-    return std::isfinite(value) && (value > 0 || (may_be_zero && value == 0));
+    return (value >= 0x1p-126 && value <= 0x1.fffffep127) || (may_be_zero && value == 0);
   };
   return integer("version", 1, 1) && number("scale", false) && number("logits_soft_cap", true) &&
          integer("window_left", -1, INT64_MAX) && integer("window_right", -1, INT64_MAX);
