@@ -18,7 +18,7 @@ FLOAT_DTYPES = ("float32", "bfloat16", "float16", "float64")
 CAUSAL_ALIGNMENTS = ("top_left", "bottom_right")
 IMPLEMENTATION_ALIASES = {"xla": "reference"}
 
-_FLOAT32 = np.finfo(np.float32)
+_FLOAT32_MIN, _FLOAT32_MAX = (float(x) for x in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
 _INT32_MIN, _INT32_MAX = -(2**31), 2**31 - 1
 _REQUIRED = ("query", "key", "value")
 _BROADCAST = ("bias", "mask")
@@ -322,9 +322,9 @@ def _positive_number(name: str, value: Any, instead: str) -> float:
         number = math.inf
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"{name} is {value!r}: it must be finite and > 0")
-    if not _FLOAT32.tiny <= number <= _FLOAT32.max:
+    if not _FLOAT32_MIN <= number <= _FLOAT32_MAX:
         raise ValueError(
-            f"{name} is {value!r}: it must be in float32's normal range, {_FLOAT32.tiny:.3g} to {_FLOAT32.max:.3g}"
+            f"{name} is {value!r}: it must be in float32's normal range, {_FLOAT32_MIN:.3g} to {_FLOAT32_MAX:.3g}"
         )
     return number
 
