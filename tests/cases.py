@@ -37,7 +37,8 @@ class Case:
       bias: which axes of (B, N, T, S) it has; "blocked" is a full one that is -inf for all keys of every third query.
       mask: which axes it has; "none_visible" is a single False.
       lengths: which sides have lengths. They straddle tile edges; 0, negative and too large ones are among them.
-      segments: "packed" is a few sorted segments, then padding; "singletons" is a segment for each token.
+      segments: "packed" is a few sorted segments, then padding; "halves" are two long ones and a little padding, so that
+        some tiles lie in one, some straddle both, some have padding too; "singletons" is a segment for each token.
       query_offset: the form of the run-time offset: chunked prefill and, in one batch element, queries before all keys.
       parameter_dtype: dtype of bias, sinks and slopes; None is the inputs' for bias, the log-sum-exp's for the others.
       growing_logits: logits rise along the keys by GROWTH.
@@ -60,7 +61,7 @@ class Case:
     bias: Literal["full", "head", "key", "query", "blocked"] | None = None
     mask: Literal["full", "key", "none_visible"] | None = None
     lengths: Literal["both", "query", "key"] | None = None
-    segments: Literal["packed", "singletons"] | None = None
+    segments: Literal["packed", "halves", "singletons"] | None = None
     query_offset: Literal["scalar", "batch"] | None = None
     sinks: bool = False
     alibi: bool = False
@@ -216,6 +217,10 @@ class Case:
     def _segment_ids(self, name: str, extent: int) -> Array:
         if self.segments == "singletons":
             return np.tile(np.arange(extent, dtype=np.int32), (self.batch, 1))
+        if self.segments == "halves":
+            ids = (np.arange(extent) >= extent // 2 + 10).astype(np.int32)
+            ids[-5:] = -1
+            return np.tile(ids, (self.batch, 1))
         generator = self._generator(name)
         ids = np.sort(generator.integers(0, 4, (self.batch, extent), np.int32), axis=1)
         padding = generator.integers(1, max(2, extent // 4), (self.batch, 1), np.int32)
@@ -277,6 +282,7 @@ _FEATURES = (
     Case("bfloat16", lengths="key", nan_padding=True, seed=3),
     Case("float16", lengths="query"),
     Case(segments="packed"),
+    Case(query_length=257, key_length=257, segments="halves", nan_padding=True),
     Case("bfloat16", query_offset="scalar", is_causal=True),
     Case("float16", query_offset="batch", window=(20, 20)),
     Case(sinks=True),
