@@ -147,17 +147,23 @@ def test_gradients_of_replicated_keys_and_values(check_vma: bool) -> None:
     assert collective_bytes(compiled) == {"all-reduce": 2 * S * K * H * 4}
 
 
-def test_gradients_inside_shard_map() -> None:
-    """grad within the mapped function: replicated operands get the sum over devices under check_vma."""
-    given = arrays()
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_gradients_inside_shard_map(check_vma: bool) -> None:
+    """grad within the mapped function: under check_vma JAX sums those of replicated operands, else whoever maps does."""
 
-    @functools.partial(jax.shard_map, mesh=mesh(), in_specs=(REPLICATED_PARAMETERS,), out_specs=SHARDED_GRADIENTS)
+    @functools.partial(
+        jax.shard_map, mesh=mesh(), in_specs=(REPLICATED_PARAMETERS,), out_specs=SHARDED_GRADIENTS, check_vma=check_vma
+    )
     def gradients(given: Arrays) -> Any:
         floats = {name: array for name, array in given.items() if name != "key_value_seq_lengths"}
         lengths = given["key_value_seq_lengths"]
-        return jax.grad(lambda floats: loss_of(*local({**floats, "key_value_seq_lengths": lengths})))(floats)
+        found = jax.grad(lambda floats: loss_of(*local({**floats, "key_value_seq_lengths": lengths})))(floats)
+        if not check_vma:
+            replicated = {"bias": ("data",), "sinks": ("data", "model"), "alibi_slopes": ("data", "model")}
+            found |= {name: jax.lax.psum(found[name], axes) for name, axes in replicated.items()}
+        return found
 
-    given["bias"] = given["bias"][:1]
+    given = arrays(replicated=("bias",))
     assert_close(jax.jit(gradients)(given), one_device(given)[1])
 
 
