@@ -37,8 +37,8 @@ class Case:
       bias: which axes of (B, N, T, S) it has; "blocked" is a full one that is -inf for all keys of every third query.
       mask: which axes it has; "none_visible" is a single False.
       lengths: which sides have lengths. They straddle tile edges; 0, negative and too large ones are among them.
-      segments: "packed" is a few sorted segments, then padding; "halves" are two long ones and a little padding, so that
-        some tiles lie in one, some straddle both, some have padding too; "singletons" is a segment for each token.
+      segments: "packed" is a few sorted segments, then padding; "halves" are two long ones and a little padding, so
+        that some tiles lie in one, some straddle both, some have padding too; "singletons" is one for each token.
       query_offset: the form of the run-time offset: chunked prefill and, in one batch element, queries before all keys.
       parameter_dtype: dtype of bias, sinks and slopes; None is the inputs' for bias, the log-sum-exp's for the others.
       growing_logits: logits rise along the keys by GROWTH.

@@ -149,7 +149,7 @@ def test_gradients_of_replicated_keys_and_values(check_vma: bool) -> None:
 
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_gradients_inside_shard_map(check_vma: bool) -> None:
-    """grad within the mapped function: under check_vma JAX sums those of replicated operands, else whoever maps does."""
+    """grad in the mapped function: under check_vma JAX sums those of replicated operands, else whoever maps does."""
 
     @functools.partial(
         jax.shard_map, mesh=mesh(), in_specs=(REPLICATED_PARAMETERS,), out_specs=SHARDED_GRADIENTS, check_vma=check_vma
