@@ -9,12 +9,9 @@ from typing import Any, Literal, overload
 import jax
 import jax.numpy as jnp
 
-from jax_fa4 import blockwise, reference, support, validation
+from jax_fa4 import primitive, support, validation
 from jax_fa4.rules import autodiff, sharding
 from jax_fa4.spec import Array, AttentionSpec, Operands
-
-_PLAIN = {"blockwise": blockwise.attention, "reference": reference.attention}
-
 
 Window = int | tuple[int | None, int | None] | None
 Names = str | Sequence[str] | None
@@ -137,8 +134,8 @@ def prepare(arguments: Mapping[str, Any]) -> tuple[AttentionSpec, Operands]:
 
 def run(spec: AttentionSpec, operands: Operands) -> tuple[Array, Array]:
     """Output (B, T, N, Hv) and log-sum-exp (B, N, T) of canonical operands."""
-    if spec.implementation and spec.implementation[0] in _PLAIN:
-        return _PLAIN[spec.implementation[0]](spec, operands)
+    if spec.implementation and spec.implementation[0] in primitive.PLAIN:
+        return primitive.PLAIN[spec.implementation[0]](spec, operands)
     return autodiff.attention(spec, sharding.vary_alike(operands))
 
 

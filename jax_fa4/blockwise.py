@@ -114,13 +114,12 @@ def _absorb(spec: AttentionSpec, tile: Operands, rows: Array, columns: Array, st
 
 def _may_see(spec: AttentionSpec, tile: Operands, rows: Array, columns: Array) -> Array | None:
     """Whether any query of the tile may see any key, judged by limits alone: a scalar; None where no limit is set."""
-    left, right = spec.window
-    offset = jnp.zeros(1, jnp.int32) if tile.query_offset is None else tile.query_offset
+    low, high = reference.window_limits(spec, tile)
     conditions = []
-    if left is not None:
-        conditions.append(columns[-1] - (rows[0] + offset) >= -left)
-    if right is not None:
-        conditions.append(columns[0] - (rows[-1] + offset) <= right)
+    if low is not None:
+        conditions.append(columns[-1] >= rows[0] + low)
+    if high is not None:
+        conditions.append(columns[0] <= rows[-1] + high)
     if tile.query_seq_lengths is not None:
         conditions.append(rows[0] < tile.query_seq_lengths)
     if tile.key_value_seq_lengths is not None:

@@ -15,7 +15,7 @@ from jax_fa4 import blockwise, calls, extension, reference, support
 from jax_fa4.rules import sharding
 from jax_fa4.spec import DIFFERENTIABLE, Array, AttentionSpec, Operands
 
-_PLAIN = {"blockwise": blockwise.attention, "reference": reference.attention}
+PLAIN = {"blockwise": blockwise.attention, "reference": reference.attention}
 
 
 def forward(spec: AttentionSpec, operands: Operands) -> tuple[Array, Array]:
@@ -76,7 +76,7 @@ def _batch(primitive: Primitive, arrays: Sequence[Array], axes: Sequence[Any], *
 
 def _plain_forward(implementation: str, *arrays: Array, spec: AttentionSpec) -> list[Array]:
     """The same call in plain JAX, for a tuple of implementations that ends there; vmap's axes are mapped again."""
-    run = functools.partial(_PLAIN[implementation], spec)
+    run = functools.partial(PLAIN[implementation], spec)
     return list(_over_outer_axes(lambda *one: run(calls.unpack(one)), calls.batch_axes(calls.unpack(arrays)))(*arrays))
 
 
@@ -86,7 +86,7 @@ def _plain_backward(
     def run(*one: Array) -> list[Array]:
         operands, (_, _, *cotangents) = _split(one)
         asked = {name: getattr(operands, name) for name in gradients}
-        _, pullback = jax.vjp(lambda asked: _PLAIN[implementation](spec, operands._replace(**asked)), asked)
+        _, pullback = jax.vjp(lambda asked: PLAIN[implementation](spec, operands._replace(**asked)), asked)
         (found,) = pullback(tuple(cotangents))
         return [found.get(name, jnp.zeros(calls.ABSENT, jnp.float32)) for name in DIFFERENTIABLE]
 
@@ -129,7 +129,7 @@ def _lower(direction: str, platform: str | None, ctx: Any, *arrays: Any, spec: A
     operands = calls.unpack(ctx.avals_in[: len(Operands._fields)])
     platform = platform or "/".join(ctx.module_context.platforms)
     chosen = support.choose(spec, operands, platform)
-    if chosen in _PLAIN:
+    if chosen in PLAIN:
         plain = _plain_forward if direction == "forward" else _plain_backward
         lower = mlir.lower_fun(functools.partial(plain, chosen), multiple_results=True)
         return lower(ctx, *arrays, spec=spec, **params)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import lax
 
@@ -40,7 +42,7 @@ def masked_logits(spec: AttentionSpec, operands: Operands, rows: Array, columns:
         logits = logits if allowed is None else jnp.where(allowed, logits, 0)
         logits = spec.logits_soft_cap * jnp.tanh(logits / spec.logits_soft_cap)
     if operands.alibi_slopes is not None:
-        distance = jnp.abs(_distance(operands, rows, columns)).astype(dtype)
+        distance = jnp.abs(_distance(operands, rows, columns, dtype))
         logits = logits - operands.alibi_slopes.astype(dtype)[:, :, None, None] * distance[:, None]
     return logits if allowed is None else jnp.where(allowed, logits, -jnp.inf)
 
@@ -97,12 +99,12 @@ def _query_key_products(query: Array, key: Array) -> Array:
 
 def _allowed(spec: AttentionSpec, operands: Operands, rows: Array, columns: Array) -> Array | None:
     """Which key each query may see, broadcastable to (B, N, rows, columns); None where every query sees every key."""
-    left, right = spec.window
+    low, high = window_limits(spec, operands)
     conditions = []
-    if left is not None:
-        conditions.append(_distance(operands, rows, columns)[:, None] >= -left)
-    if right is not None:
-        conditions.append(_distance(operands, rows, columns)[:, None] <= right)
+    if low is not None:
+        conditions.append((columns >= rows[:, None] + low[:, None, None])[:, None])
+    if high is not None:
+        conditions.append((columns <= rows[:, None] + high[:, None, None])[:, None])
     if (real := _real_queries(operands, rows)) is not None:
         conditions.append(real[:, None, :, None])
     if (real := _real_keys(operands, columns)) is not None:
@@ -118,13 +120,28 @@ def _allowed(spec: AttentionSpec, operands: Operands, rows: Array, columns: Arra
     return allowed
 
 
-def _distance(operands: Operands, rows: Array, columns: Array) -> Array:
-    """Position of each key less that of each query, (B, rows, columns)."""
-    positions = rows[None, :]
-    if operands.query_offset is not None:
-        # Beyond any key, and far enough from where int32 ends that sums with positions do not wrap.
-        positions = rows + jnp.clip(operands.query_offset, -(2**30), 2**30)[:, None]
-    return columns - positions[:, :, None]
+def window_limits(spec: AttentionSpec, operands: Operands) -> tuple[Array | None, Array | None]:
+    """Where the window lies relative to a query's index: query i sees the keys i + low <= j <= i + high.
+
+    Returns:
+      low and high, (B,) or (1,) int32; None where that side has no limit.
+    """
+    offset = jnp.zeros(1, jnp.int32) if operands.query_offset is None else operands.query_offset
+    left, right = spec.window
+    # Saturating sums of int32, cut to where adding an index cannot wrap and no key lies beyond.
+    low = None if left is None else jnp.maximum(offset, left - 2**31) - left
+    high = None if right is None else jnp.minimum(offset, 2**31 - 1 - right) + right
+    return _cut(low), _cut(high)
+
+
+def _cut(limit: Array | None) -> Array | None:
+    return None if limit is None else jnp.clip(limit, -(2**30), 2**30)
+
+
+def _distance(operands: Operands, rows: Array, columns: Array, dtype: Any) -> Array:
+    """Position of each key less that of each query, (B, rows, columns), in a float dtype, where it cannot wrap."""
+    distance = (columns - rows[:, None]).astype(dtype)[None]
+    return distance if operands.query_offset is None else distance - operands.query_offset[:, None, None].astype(dtype)
 
 
 def _real_queries(operands: Operands, rows: Array) -> Array | None:

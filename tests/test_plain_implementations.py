@@ -240,3 +240,21 @@ def test_plain_programs_call_no_kernel(implementation: Any) -> None:
     gradient = jax.jit(jax.grad(loss)).lower(asked_of(Case(query_length=5, key_length=9)))
     assert kernel_calls(gradient.compile()) == {}
     assert "jax_fa4" not in gradient.as_text()
+
+
+OFFSETS_AND_WINDOWS = [
+    (2**31 - 1, (None, 0)),
+    (-(2**31), (None, 0)),
+    (2**31 - 1, (2**31 - 1, 2**31 - 1)),
+    (-(2**31) + 3, (5, 2**31 - 1)),
+    (2**31 - 3, (2**31 - 5, None)),
+]
+
+
+@pytest.mark.parametrize("implementation", [None, "blockwise", "reference"])
+@pytest.mark.parametrize("offset, window", OFFSETS_AND_WINDOWS)
+def test_positions_at_the_ends_of_int32_do_not_wrap(offset: int, window: Any, implementation: Any) -> None:
+    case = Case(batch=1, query_length=7, key_length=20, window=window)
+    arrays = case.arrays() | {"query_offset": np.asarray(offset, np.int32)}
+    results = jax_fa4.attention(**arrays, **case.arguments(), implementation=implementation, return_residual=True)
+    tolerance.assert_forward(arrays, case.arguments(), *map(np.asarray, results))
