@@ -194,6 +194,8 @@ def _join(blocks: Array, axis: int, length: int) -> Array:
     """Blocks (blocks, ..., size, ...) side by side along that axis of theirs; the last one ends at length."""
     count, size = blocks.shape[0], blocks.shape[axis + 1]
     last = lax.slice_in_dim(blocks[-1], count * size - length, size, axis=axis)
+    if count == 1:
+        return last
     others = jnp.moveaxis(blocks[:-1], 0, axis)
     others = others.reshape(*last.shape[:axis], (count - 1) * size, *last.shape[axis + 1 :])
     return jnp.concatenate([others, last], axis=axis)

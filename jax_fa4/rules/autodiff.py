@@ -11,6 +11,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jax_fa4 import blockwise, primitive
+from jax_fa4.rules import sharding
 from jax_fa4.spec import DIFFERENTIABLE, Array, AttentionSpec, Operands
 
 # For policies of jax.checkpoint: a block that saves both runs no kernel twice.
@@ -39,7 +40,7 @@ def _attention_forward(spec: AttentionSpec, operands: Operands) -> tuple[tuple[A
 def _attention_backward(spec: AttentionSpec, residuals: Residuals, cotangents: tuple[Array, Array]) -> tuple[Operands]:
     operands, output, log_sum_exp = residuals
     gradients = _gradients(spec, operands, (output, log_sum_exp), cotangents)
-    return (_as_cotangents(gradients),)
+    return (_as_cotangents(gradients, operands),)
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
@@ -82,7 +83,7 @@ def _gradients_backward(spec: AttentionSpec, residuals: Any, second: dict[str, A
 
     _, pullback = jax.vjp(gradients, _differentiable(operands), cotangents)
     of_operands, of_cotangents = pullback(second)
-    return _as_cotangents(of_operands), None, of_cotangents
+    return _as_cotangents(of_operands, operands), None, of_cotangents
 
 
 _gradients.defvjp(_gradients_forward, _gradients_backward)
@@ -92,8 +93,9 @@ def _differentiable(operands: Operands) -> dict[str, Array]:
     return {name: array for name in DIFFERENTIABLE if (array := getattr(operands, name)) is not None}
 
 
-def _as_cotangents(gradients: dict[str, Array]) -> Operands:
-    return Operands(*(gradients.get(name) for name in Operands._fields))
+def _as_cotangents(gradients: dict[str, Array], operands: Operands) -> Operands:
+    typed = {name: sharding.typed_like(array, getattr(operands, name)) for name, array in gradients.items()}
+    return Operands(*(typed.get(name) for name in Operands._fields))
 
 
 def _refuse_forward_mode(*_: Any, **__: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Manual mesh axes (jax.shard_map). The only module that reads names of JAX which are not public."""
+"""Meshes in types: manual axes (jax.shard_map), Explicit axes. The only module that reads JAX's private names."""
 
 from __future__ import annotations
 
@@ -50,3 +50,9 @@ def result_type(operands: Sequence[Any], shape: tuple[Any, ...], dtype: Any) -> 
     else:
         changes["vma"] = union
     return like.update(**changes)
+
+
+def typed_like(cotangent: Array, primal: Array) -> Array:
+    """The cotangent with the primal's sharding, which in a mesh of Explicit axes is part of its type."""
+    wanted = jax.typeof(primal).sharding
+    return cotangent if jax.typeof(cotangent).sharding == wanted else jax.reshard(cotangent, wanted)
