@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jax_fa4 import calls
 from jax_fa4.spec import KERNEL_IMPLEMENTATIONS, PLAIN_IMPLEMENTATIONS, AttentionSpec, Operands
 
 
@@ -24,7 +25,7 @@ def choose(spec: AttentionSpec, operands: Operands, platform: str) -> str:
     """
     if not spec.implementation and platform not in KERNEL_IMPLEMENTATIONS:
         raise NotImplementedError(
-            f"jax_fa4 has no kernels for platform {platform!r}, only for {' and '.join(KERNEL_IMPLEMENTATIONS)}. "
+            f"jax_fa4 has no kernels for platform {platform!r}; this build has them for {', '.join(calls.TARGETS)}. "
             f'Pass implementation="blockwise": memory-linear plain JAX for any platform'
         )
     wanted = spec.implementation or (platform,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,22 +40,24 @@ def compiled_call(
     return compiled
 
 
-def forward_and_backward(case: Case, implementation: Any = None) -> tuple[Any, dict[str, Any]]:
-    """((output, log-sum-exp), gradients by name) of a case, from one jitted program."""
-    arrays, options = case.arrays(), case.arguments()
+def results_and_gradients(
+    call: Callable[..., Any], arrays: dict[str, Any], cotangents: Any
+) -> tuple[Any, dict[str, Any]]:
+    """(call(**arrays), gradients of its floating-point operands by name), to be traced by jit."""
     asked = {name: array for name, array in arrays.items() if name in DIFFERENTIABLE}
     others = {name: array for name, array in arrays.items() if name not in asked}
+    results, pullback = jax.vjp(lambda asked: call(**asked, **others), asked)
+    return results, pullback(cotangents)[0]
 
-    def both(asked: dict[str, Any], others: dict[str, Any], cotangents: Any) -> Any:
-        def call(asked: dict[str, Any]) -> Any:
-            return jax_fa4.attention(**asked, **others, **options, return_residual=True, implementation=implementation)
 
-        results, pullback = jax.vjp(call, asked)
-        return results, pullback(cotangents)[0]
-
+def forward_and_backward(case: Case, implementation: Any = None) -> tuple[Any, dict[str, Any]]:
+    """((output, log-sum-exp), gradients by name) of a case, from one jitted program."""
+    options = {**case.arguments(), "return_residual": True, "implementation": implementation}
+    both = functools.partial(results_and_gradients, functools.partial(jax_fa4.attention, **options))
     with precision_of(case):
-        # A call whose results are all empty is removed by XLA.
-        calls = {"jax_fa4_cpu_backward": 2 if "bias" in asked else 1, "jax_fa4_cpu_forward": 1}
+        arrays = case.arrays()
+        calls = {"jax_fa4_cpu_backward": 2 if "bias" in arrays else 1, "jax_fa4_cpu_forward": 1}
+        # XLA removes a call whose results are all empty.
         is_kernel = implementation in (None, "cpu") and case.query_length > 0
-        arguments = (asked, others, case.cotangents())
+        arguments = (arrays, case.cotangents())
         return jax.tree.map(np.asarray, compiled_call(both, *arguments, calls=calls if is_kernel else None)(*arguments))

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 from cases import Case
-from running import DIFFERENTIABLE, compiled_call, precision_of
+from running import compiled_call, precision_of, results_and_gradients
 
 import jax_fa4
 
@@ -34,15 +34,8 @@ CASES = (
 
 def function_of(case: Case) -> Any:
     """Arrays and cotangents to (results, gradients)."""
-
-    def results_and_gradients(arrays: dict[str, Any], cotangents: Any) -> Any:
-        asked = {name: array for name, array in arrays.items() if name in DIFFERENTIABLE}
-        others = {name: array for name, array in arrays.items() if name not in asked}
-        call = functools.partial(jax_fa4.attention, **others, **case.arguments(), return_residual=True)
-        results, pullback = jax.vjp(lambda asked: call(**asked), asked)
-        return results, pullback(cotangents)[0]
-
-    return results_and_gradients
+    call = functools.partial(jax_fa4.attention, **case.arguments(), return_residual=True)
+    return functools.partial(results_and_gradients, call)
 
 
 def bits(tree: Any) -> list[bytes]:

@@ -18,7 +18,7 @@ import oracle
 import pytest
 import tolerance
 from cases import Array, Case
-from running import DIFFERENTIABLE, forward_and_backward
+from running import DIFFERENTIABLE, forward_and_backward, results_and_gradients
 
 import jax_fa4
 
@@ -88,19 +88,17 @@ PARITIES = (
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _evaluate(attention: Callable[..., Any], options: Any, asked: Arrays, others: Arrays, cotangents: Any) -> Any:
-    call = functools.partial(attention, **others, **dict(options), return_residual=True)
-    results, pullback = jax.vjp(lambda asked: call(**asked), asked)
-    return results, pullback(cotangents)[0]
+def _evaluate(attention: Callable[..., Any], options: Any, arrays: Arrays, cotangents: Any) -> Any:
+    return results_and_gradients(
+        functools.partial(attention, **dict(options), return_residual=True), arrays, cotangents
+    )
 
 
 def evaluate(attention: Callable[..., Any], arrays: Arrays, arguments: Arrays, d_output: Array, d_lse: Any = 0) -> Any:
     """((output, log-sum-exp), gradients by name) from one program; d_lse is 0 or that of each row."""
-    asked = {name: array for name, array in arrays.items() if name in DIFFERENTIABLE}
-    others = {name: array for name, array in arrays.items() if name not in asked}
     dtype = arrays["query"].dtype if attention is jax_attention else np.float32
     cotangents = (d_output, np.broadcast_to(np.asarray(d_lse, dtype), d_output.shape[:-1]))
-    return jax.tree.map(np.array, _evaluate(attention, tuple(arguments.items()), asked, others, cotangents))
+    return jax.tree.map(np.array, _evaluate(attention, tuple(arguments.items()), arrays, cotangents))
 
 
 def test_every_argument_of_jax_is_ours() -> None:

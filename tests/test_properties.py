@@ -18,7 +18,7 @@ import tolerance
 from cases import Array, Case
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from running import DIFFERENTIABLE, forward_and_backward, precision_of
+from running import DIFFERENTIABLE, forward_and_backward, precision_of, results_and_gradients
 
 import jax_fa4
 
@@ -85,18 +85,13 @@ def attention_of(case: Case) -> Call:
     return functools.partial(jax_fa4.attention, **case.arguments(), return_residual=True)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _results_and_gradients(call: Call, asked: Arrays, others: Arrays, cotangents: Any) -> Any:
-    results, pullback = jax.vjp(lambda asked: call(**asked, **others), asked)
-    return results, pullback(cotangents)[0]
+_results_and_gradients = jax.jit(results_and_gradients, static_argnums=0)
 
 
 def evaluate(case: Case, call: Call, arrays: Arrays, cotangents: Any = None) -> tuple[Any, Arrays]:
     """(Output, log-sum-exp) of call(**arrays) and the gradients of its floating-point arrays, by one program."""
-    asked = {name: array for name, array in arrays.items() if name in DIFFERENTIABLE}
-    others = {name: array for name, array in arrays.items() if name not in asked}
     with precision_of(case):
-        results = _results_and_gradients(call, asked, others, cotangents or case.cotangents())
+        results = _results_and_gradients(call, arrays, cotangents or case.cotangents())
         return jax.tree.map(np.asarray, results)
 
 
