@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+SIMULATOR := $(VENV)/simulator-installed
 # Most of the tests' time is XLA compiling, one thread a process.
 TEST_PROCESSES ?= 2
 PYTEST := $(BIN)/pytest -n $(TEST_PROCESSES)
 export JAX_PLATFORMS ?= cpu
 
 SOURCES := pyproject.toml CMakeLists.txt README.md $(wildcard ffi/* ffi/*/* tests/ffi/* jax_fa4/*.py jax_fa4/*/*.py jax_fa4/*.pyi)
+SIMULATOR_SOURCES := $(wildcard simulator/*.* simulator/*/*.*) ffi/cuda/driver_abi.h
 
 .PHONY: demo test test-full lint sanitize bench clean install
 
@@ -23,16 +25,21 @@ $(INSTALLED): $(VENV)/build-tools $(SOURCES)
 	$(BIN)/pip install --quiet --no-build-isolation ".[test]"
 	touch $@
 
-install: $(INSTALLED)
+# A package of its own, which is no part of the wheel.
+$(SIMULATOR): $(VENV)/build-tools $(SIMULATOR_SOURCES)
+	$(BIN)/pip install --quiet --no-build-isolation ./simulator
+	touch $@
+
+install: $(INSTALLED) $(SIMULATOR)
 
 demo: $(INSTALLED)  ## train a small language model, beside jax.nn.dot_product_attention
 	$(BIN)/python examples/train_char_lm.py
 
-test: $(INSTALLED)  ## quick tests
+test: $(INSTALLED) $(SIMULATOR)  ## quick tests
 	$(PYTEST) -m "not slow"
 
-test-full: $(INSTALLED)  ## all tests, then the kernels under sanitizers
-	$(PYTEST)
+test-full: $(INSTALLED) $(SIMULATOR)  ## all tests, then the kernels and the simulator under sanitizers
+	$(PYTEST) --simulator-rows
 	$(MAKE) sanitize
 
 lint: $(INSTALLED)
@@ -43,17 +50,23 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)  ## ratios against jax.nn.dot_product_attention, interleaved in one run
 	$(BIN)/python benchmarks/cpu.py
 
-# The extension under AddressSanitizer and UndefinedBehaviorSanitizer: the kernel tests, then random malformed calls.
+# The extensions under AddressSanitizer and UndefinedBehaviorSanitizer: random malformed calls, the kernel tests, the simulator's.
 SANITIZED := build/sanitized
+SANITIZED_TESTS ?= tests/test_kernel.py tests/simulator
+SANITIZE = $(BIN)/pip install --quiet --no-deps --no-build-isolation --upgrade --target $(SANITIZED)/site \
+	  -C cmake.define.JAX_FA4_SANITIZE=ON
 $(SANITIZED)/installed: $(INSTALLED)
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --upgrade --target $(SANITIZED)/site \
-	  -C build-dir=$(SANITIZED)/build -C cmake.define.JAX_FA4_SANITIZE=ON .
+	$(SANITIZE) -C build-dir=$(SANITIZED)/build .
 	touch $@
 
-sanitize: $(SANITIZED)/installed
+$(SANITIZED)/simulator-installed: $(SIMULATOR)
+	$(SANITIZE) -C build-dir=$(CURDIR)/$(SANITIZED)/simulator ./simulator
+	touch $@
+
+sanitize: $(SANITIZED)/installed $(SANITIZED)/simulator-installed
 	$(SANITIZED)/build/ffi_fuzz
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(SANITIZED)/site $(PYTEST) tests/test_kernel.py
+	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(CURDIR)/$(SANITIZED)/site $(PYTEST) $(SANITIZED_TESTS)
 
 clean:
 	rm -rf build $(VENV)

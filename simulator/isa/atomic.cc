@@ -1,5 +1,6 @@
 // atom and red in global and shared memory (PTX ISA, "Parallel Synchronization and Communication: atom, red").
 #include <algorithm>
+#include <concepts>
 #include <cstring>
 
 #include "isa/families.h"
@@ -30,6 +31,7 @@ template <class T, class F> Step modify(Warp& warp, const Inst& inst, F combine)
     u8* memory;
     if (in_shared) {
       SharedPlace place = cluster.shared(where, sizeof(T), sizeof(T), warp.origin());
+      cluster.refuse_mbarrier(place, sizeof(T), true, warp.origin());
       memory = place.cta->shared(place.offset);
       if (known) {
         cluster.history->read_shared(actor, place.cta->rank, place.offset, sizeof(T));
@@ -52,7 +54,13 @@ template <class T, class F> Step modify(Warp& warp, const Inst& inst, F combine)
   return Step::next();
 }
 
-struct Add { template <class T> T operator()(T a, T b) const { return a + b; } };
+struct Add {  // integers wrap
+  float operator()(float a, float b) const { return a + b; }
+  template <std::integral T> T operator()(T a, T b) const {
+    using Bits = std::make_unsigned_t<T>;
+    return static_cast<T>(static_cast<Bits>(a) + static_cast<Bits>(b));
+  }
+};
 struct Min { template <class T> T operator()(T a, T b) const { return std::min(a, b); } };
 struct Max { template <class T> T operator()(T a, T b) const { return std::max(a, b); } };
 struct And { template <class T> T operator()(T a, T b) const { return a & b; } };

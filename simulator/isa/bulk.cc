@@ -28,6 +28,12 @@ void prepare_bulk_agents(Warp& warp) {
   warp.bulk.writer = warp.cluster.history->agent(check::AgentKind::bulk_store, warp.cta.rank, warp.index);
 }
 
+void require_ctas(Cluster& cluster, u32 mask, const Issue& issue) {
+  if (mask == 0 || mask >> cluster.ctas.size())
+    cluster.fault(check::Kind::undefined, "multicast to CTAs that the cluster does not have",
+                  "mask " + hex(mask) + ", " + std::to_string(cluster.ctas.size()) + " CTAs", issue.origin);
+}
+
 void require_multiple_of_16(Cluster& cluster, u64 value, const char* what, const Issue& issue) {
   if (value % 16)
     cluster.fault(check::Kind::misaligned, std::string("a bulk copy's ") + what + " must be a multiple of 16 bytes", hex(value), issue.origin);

@@ -19,6 +19,9 @@ u8* write_global(Cluster& cluster, u64 address, u64 bytes, const check::Actor& a
 // Groups of this warp's bulk stores and their agents.
 void prepare_bulk_agents(Warp& warp);
 
+// A multicast's mask names CTAs of the cluster, at least one.
+void require_ctas(Cluster& cluster, u32 mask, const Issue& issue);
+
 // Bulk operations need sizes and addresses in multiples of 16 bytes.
 void require_multiple_of_16(Cluster& cluster, u64 value, const char* what, const Issue& issue);
 

@@ -23,6 +23,7 @@ Linear operands(Warp& warp, const Inst& inst, const Issue& made) {
 
 void write_shared(Cluster& cluster, u64 address, const u8* from, u32 bytes, const Signal& signalled, const Issue& made) {
   SharedPlace place = cluster.shared(address, bytes, 16, made.origin);
+  cluster.refuse_mbarrier(place, bytes, true, made.origin);
   if (cluster.history)
     cluster.history->write_shared(made.actor(signalled.barrier->copy_agent, signalled.barrier->copy_time), place.cta->rank, place.offset, bytes);
   std::memcpy(place.cta->shared(place.offset), from, bytes);
@@ -37,6 +38,7 @@ Step load(Warp& warp, const Inst& inst) {
   bool multicast = inst.field[0];
   u32 mask = multicast ? static_cast<u32>(warp.value(inst.op[4], made.lane)) : 0;
   Cluster& cluster = warp.cluster;
+  if (multicast) require_ctas(cluster, mask, made);
   cluster.engine.submit([=, &cluster] {
     for (u32 rank = 0; rank < (multicast ? cluster.ctas.size() : 1); ++rank) {
       if (multicast && !(mask >> rank & 1)) continue;

@@ -31,8 +31,7 @@ Copy copy_of(Warp& warp, const Inst& inst, int lane) {
   if (place.cta != &warp.cta)
     cluster.fault(check::Kind::out_of_bounds, "cp.async writes to its own CTA only",
                   "shared " + hex(place.cta->shared_address(place.offset)), origin);
-  if (place.cta->mbarriers.overlaps(place.offset, bytes))
-    refuse_mbarrier_overlap(warp, *place.cta, place.offset, bytes, true);
+  cluster.refuse_mbarrier(place, bytes, true, origin);
   const u8* from = read ? cluster.global(warp.address(inst.op[1], lane), read, bytes, false, origin) : nullptr;
   const u64 number = warp.copies.issue(lane, warp.pc());
   return {place.cta->shared(place.offset), from, place.offset, bytes, static_cast<u32>(read), number};

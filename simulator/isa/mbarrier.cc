@@ -62,7 +62,13 @@ Step invalidate(Warp& warp, const Inst& inst) {
 u32 arrivals(Warp& warp, const Inst& inst, u32 position, Mask lanes) {
   if (inst.ops <= position) return lane_count(lanes);
   u64 total = 0;
-  for (Mask rest = lanes; rest; rest &= rest - 1) total += warp.value(inst.op[position], __builtin_ctz(rest));
+  for (Mask rest = lanes; rest; rest &= rest - 1) {
+    u64 count = warp.value(inst.op[position], __builtin_ctz(rest));
+    if (count < 1 || count > Mbarrier::max_count)
+      warp.cluster.fault(check::Kind::barrier, "mbarrier.arrive takes a count of 1 to " + std::to_string(Mbarrier::max_count), warp.name(),
+                         warp.origin(), "given " + std::to_string(count));
+    total += count;
+  }
   return static_cast<u32>(total);
 }
 

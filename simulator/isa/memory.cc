@@ -27,12 +27,9 @@ template <Execute body> Execute bind(Binding& binding) {
 }
 
 void write_lane(Warp& warp, const Operand& operand, int lane, const u8* from, u32 bytes, bool sign) {
-  u64 value = 0;
-  std::memcpy(&value, from, std::min(bytes, 8u));
-  if (sign && bytes < 8 && (value >> (8 * bytes - 1) & 1)) value |= ~u64{0} << (8 * bytes);
   u8* to = warp.out<u8>(operand) + static_cast<u32>(lane) * operand.bytes;
-  if (bytes == 16) std::memcpy(to, from, 16);
-  else std::memcpy(to, &value, operand.bytes);
+  std::memcpy(to, from, bytes);
+  if (operand.bytes > bytes) std::memset(to + bytes, sign && from[bytes - 1] & 0x80 ? 0xFF : 0, operand.bytes - bytes);
 }
 
 const u8* read_lane(const Warp& warp, const Operand& operand, int lane) {
@@ -86,7 +83,7 @@ template <bool store> Step shared(Warp& warp, const Inst& inst) {
     SharedPlace place = cluster.shared(warp.address(address, lane), total, total, warp.origin());
     offsets[lane] = place.offset;
     u8* memory = place.cta->shared(place.offset);
-    if (place.cta->mbarriers.overlaps(place.offset, total)) refuse_mbarrier_overlap(warp, *place.cta, place.offset, total, store);
+    cluster.refuse_mbarrier(place, total, store, warp.origin());
     if (known) {
       check::Actor actor{warp.view.agent(), warp.view.now(), Mask{1} << lane, false, warp.pc(), known, strong};
       if (store) cluster.history->write_shared(actor, place.cta->rank, place.offset, total);
@@ -151,6 +148,7 @@ Step store_matrix(Warp& warp, const Inst& inst) {
       int lane = static_cast<int>(8 * matrix + row);
       SharedPlace place = cluster.shared(warp.address(inst.op[0], lane), 16, 16, warp.origin());
       offsets[row] = place.offset;
+      cluster.refuse_mbarrier(place, 16, true, warp.origin());
       if (known)
         cluster.history->write_shared({warp.view.agent(), warp.view.now(), all_lanes, false, warp.pc(), known, false}, place.cta->rank,
                                       place.offset, 16);

@@ -12,7 +12,7 @@
 
 #include "isa/lanes.h"
 
-// Clones for processors with wider vectors. Their results are the same: nothing is contracted, and std::fma is exact on all.
+// Clones for processors with wider vectors. Their results are the same: nothing is contracted, and std::fma is exact.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 #define SIM_FOR_EVERY_PROCESSOR __attribute__((target_clones("arch=x86-64-v3", "default"), optimize("O3")))
 #else

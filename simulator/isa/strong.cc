@@ -48,12 +48,4 @@ void after_strong_read(Warp& warp, const Operand& address, Order order) {
   }
 }
 
-void refuse_mbarrier_overlap(Warp& warp, Cta& cta, u32 offset, u32 bytes, bool write) {
-  for (const auto& barrier : cta.mbarriers.all())
-    if (barrier->valid && offset < barrier->offset + 8 && barrier->offset < offset + bytes)
-      warp.cluster.fault(check::Kind::barrier, std::string(write ? "store to" : "load from") + " the place of an mbarrier",
-                         "shared " + hex(cta.shared_address(offset)), warp.origin(),
-                         "mbarrier.init at " + warp.cluster.grid.line_of(barrier->init_pc) + "; mbarrier.inval would free the place");
-}
-
 }  // namespace sim

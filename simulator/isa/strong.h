@@ -18,7 +18,4 @@ void before_strong_write(Warp& warp, const Operand& address, Order order);
 // What a strong read from these addresses learns (acquire, or relaxed before a fence).
 void after_strong_read(Warp& warp, const Operand& address, Order order);
 
-// Plain data and an mbarrier must not share a place.
-void refuse_mbarrier_overlap(Warp& warp, Cta& cta, u32 offset, u32 bytes, bool write);
-
 }  // namespace sim

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "isa/families.h"
-#include "isa/issue.h"
+#include "isa/bulk.h"
 #include "machine/tensor_core.h"
 
 namespace sim {
@@ -183,9 +183,14 @@ Product product(Warp& warp, const Inst& inst, const Issue& made) {
   for (u32 i = 0; i < inst.field[kDisable]; ++i) p.disabled_lanes[i] = static_cast<u32>(warp.value(inst.op[4 + i], made.lane));
   p.accumulate = warp.value(inst.op[inst.ops - 1], made.lane) != 0;
   p.shape = instruction_descriptor(static_cast<u32>(warp.value(inst.op[3], made.lane)), p.pair ? 2 : 1);
-  u32 lane = TensorMemory::lane_of(p.d);
-  if (lane != 0 && !(p.rows() == 64 && !p.pair && lane == 16))
-    warp.cluster.fault(check::Kind::undefined, "the accumulator must begin at lane 0 (or 16 for M = 64)", "tensor memory " + hex(p.d), made.origin);
+  auto require_first_lane = [&](const char* what, u64 address) {
+    u32 lane = TensorMemory::lane_of(static_cast<u32>(address));
+    if (lane != 0 && !(p.rows() == 64 && !p.pair && lane == 16))
+      warp.cluster.fault(check::Kind::undefined, std::string(what) + " must begin at lane 0 (or 16 for M = 64)", "tensor memory " + hex(address),
+                         made.origin);
+  };
+  require_first_lane("the accumulator", p.d);
+  if (p.a_in_tensor_memory) require_first_lane("A in tensor memory", p.a);
   return p;
 }
 
@@ -220,6 +225,7 @@ Step commit(Warp& warp, const Inst& inst) {
   u64 address = warp.address(inst.op[0], made.lane);
   bool multicast = inst.field[kMulticast];
   u32 mask = multicast ? static_cast<u32>(warp.value(inst.op[1], made.lane)) : 0;
+  if (multicast) require_ctas(cluster, mask, made);
   cluster.engine.submit_tcgen05(rank, [=, &cluster] {
     check::Knowledge passed;
     if (made.known) {

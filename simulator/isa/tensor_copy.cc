@@ -59,6 +59,7 @@ template <class F> void for_each_run(const std::vector<BoxPiece>& pieces, F visi
 void load_into(Cluster& cluster, const Box& from, const std::vector<BoxPiece>& pieces, u64 destination, const Signal& signalled, const Issue& made) {
   u32 bytes = box_bytes(from.map);
   SharedPlace place = cluster.shared(destination, bytes, shared_alignment(from.map), made.origin);
+  cluster.refuse_mbarrier(place, bytes, true, made.origin);
   check::Actor actor = made.actor(signalled.barrier->copy_agent, signalled.barrier->copy_time);
   for_each_run(pieces, [&](u64 address, u64 run) { read_global(cluster, address, run, actor, made); });
   if (cluster.history) cluster.history->write_shared(actor, place.cta->rank, place.offset, bytes);
@@ -82,8 +83,7 @@ Step load(Warp& warp, const Inst& inst) {
   bool multicast = inst.field[kMulticast], pair = inst.field[kPair];
   u32 mask = multicast ? static_cast<u32>(warp.value(rest[1], made.lane)) : 0;
   Cluster& cluster = warp.cluster;
-  if (multicast && (mask == 0 || mask >> cluster.ctas.size()))
-    cluster.fault(check::Kind::undefined, "multicast to CTAs that the cluster does not have", "mask " + hex(mask), made.origin);
+  if (multicast) require_ctas(cluster, mask, made);
   cluster.engine.submit([=, &cluster] {
     std::vector<BoxPiece> pieces;
     walk(from.map, from.at.data(), pieces);

@@ -173,12 +173,24 @@ Step alloc(Warp& warp, const Inst& inst) {
   SharedPlace place = cluster.shared(warp.address(inst.op[0], warp.first_lane()), 4, 4, warp.origin());
   int base = -1;
   if (!allocate(warp, columns, inst.field[kPair], base)) return warp.wait(Waiting::On::tensor_memory, tensor.version, columns);
+  tensor.completed = {warp.view.agent(), warp.view.now()};
   if (cluster.history) {
     cluster.history->forget_tensor(warp.cta.rank, static_cast<u32>(base), columns);
     cluster.history->write_shared(warp.actor(all_lanes), place.cta->rank, place.offset, 4);
   }
   std::memcpy(place.cta->shared(place.offset), &base, 4);
   return Step::next();
+}
+
+// The CTAs of a pair free together, too: one that does so while the peer's allocation is not yet complete breaks it.
+void require_peer_allocated(Warp& warp) {
+  Cluster& cluster = warp.cluster;
+  const TensorMemory& peer = cluster.ctas[warp.cta.rank ^ 1]->tensor;
+  const auto& [agent, time] = peer.completed;
+  const bool known = !cluster.history || warp.view.known_to(all_lanes).generic.covers(agent, all_lanes, time);
+  if (peer.granted < 0 && known) return;
+  cluster.warn(check::Kind::tensor_memory, "tcgen05.dealloc before the peer CTA's tcgen05.alloc is known to be complete",
+               "tensor memory", warp.origin(), "a barrier.cluster, or a signal of the peer, must come between them");
 }
 
 // Freeing is a write of all that is freed: whoever still reads or writes there races with it.
@@ -188,9 +200,7 @@ Step dealloc(Warp& warp, const Inst& inst) {
   u32 address = static_cast<u32>(warp.value(inst.op[0], warp.first_lane()));
   u32 columns = static_cast<u32>(warp.value(inst.op[1], warp.first_lane()));
   u32 column = TensorMemory::column_of(address);
-  if (inst.field[kPair] && cluster.ctas[warp.cta.rank ^ 1]->tensor.granted >= 0)
-    cluster.fault(check::Kind::tensor_memory, "tcgen05.dealloc while the peer CTA's tcgen05.alloc has not completed",
-                  "tensor memory " + hex(address), warp.origin());
+  if (inst.field[kPair]) require_peer_allocated(warp);
   if (!warp.cta.tensor.release(column, columns))
     cluster.fault(check::Kind::tensor_memory, "tcgen05.dealloc of columns that were not allocated so",
                   "tensor memory " + hex(address) + ", " + std::to_string(columns) + " columns", warp.origin());

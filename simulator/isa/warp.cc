@@ -2,13 +2,24 @@
 #include <algorithm>
 
 #include "isa/families.h"
+#include "machine/cluster.h"
 #include "machine/warp.h"
 
 namespace sim {
 namespace {
 
-// The member mask must be the same in all lanes that execute together and name the executing lane.
-Mask members(Warp& warp, const Operand& operand) { return warp.in<u32>(operand)[warp.first_lane()]; }
+// The member mask must name the executing lanes. That those which execute together name the same ones is ours: groups of lanes that
+// meet at one instruction with masks of their own are not modelled.
+Mask members(Warp& warp, const Operand& operand) {
+  const u32* masks = warp.in<u32>(operand);
+  Mask member = masks[warp.first_lane()];
+  bool same = true;
+  for (Mask rest = warp.active; rest; rest &= rest - 1) same &= masks[__builtin_ctz(rest)] == member;
+  if (!same || warp.active & ~member)
+    warp.cluster.fault(check::Kind::undefined, "the member mask " + std::string(same ? "lacks lanes that execute" : "differs between lanes"),
+                       "member mask " + hex(member) + ", executing lanes " + hex(warp.active), warp.origin());
+  return member;
+}
 
 Step activemask(Warp& warp, const Inst& inst) {
   for (Mask rest = warp.active; rest; rest &= rest - 1) warp.out<u32>(inst.op[0])[__builtin_ctz(rest)] = warp.active;

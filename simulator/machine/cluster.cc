@@ -92,8 +92,8 @@ bool Cluster::any_waits_for_grid() const {
   return false;
 }
 
-void Cluster::left(Warp& warp, Mask lanes) {
-  warp.cluster_arrived &= ~lanes;
+void Cluster::left(Warp& warp, u32 pc) {
+  warp.cluster_arrived &= warp.live();
   settle_barrier();
   if (!warp.exited()) return;
   warp.cta.registers.free += warp.registers_per_thread * warp_size;
@@ -108,7 +108,7 @@ void Cluster::left(Warp& warp, Mask lanes) {
   unawaited(warp.products.empty() ? ~0u : warp.products.front().pc, "wgmma.mma_async", "read; wgmma.wait_group 0");
   if (warp.cta.running_warps == 1)
     while (!engine.idle()) engine.perform_one();  // what nobody awaited was reported; it still finds its memory
-  if (--warp.cta.running_warps == 0) finish(warp.cta);
+  if (--warp.cta.running_warps == 0) finish(warp.cta, warp, pc);
 }
 
 void Cluster::settle_barrier() {
@@ -122,8 +122,32 @@ void Cluster::settle_barrier() {
   for (Warp* warp : warps_) warp->cluster_arrived = 0;
 }
 
-void Cluster::finish(Cta& cta) {
+namespace {
+
+// A CTA's shared memory goes with it, which is a write of all of it: a peer that may still use it races with the end. The
+// CTA's own operations are passed over here, for those that it did not await are reported by name.
+void free_shared(const Cta& cta, const Warp& last, u32 pc) {
+  Cluster& cluster = cta.cluster;
+  const u32 start = cluster.grid.launch.device.reserved_shared;
+  if (!cluster.history || cluster.ctas.size() == 1 || cta.shared_end == start) return;
+  check::Knowledge known;
+  auto pass_over = [&](check::Agent agent, check::Time time) { if (agent) known.generic.learn(agent, time); };
+  for (const auto& warp : cta.warps) {
+    known.join(warp->view.release(warp->existing));
+    pass_over(warp->bulk.reader, warp->bulk.time);
+    pass_over(warp->copy_agent, warp->copy_time);
+    pass_over(warp->product_agent, warp->product_time);
+  }
+  for (const auto& barrier : cta.mbarriers.all()) pass_over(barrier->copy_agent, barrier->copy_time);
+  const check::Actor actor{last.view.agent(), last.view.now(), all_lanes, false, pc, &known};
+  cluster.history->write_shared(actor, cta.rank, start, cta.shared_end - start);
+}
+
+}  // namespace
+
+void Cluster::finish(Cta& cta, const Warp& last, u32 pc) {
   --running_ctas;
+  free_shared(cta, last, pc);
   Origin origin{cta.id, 0, 0, 0, ""};
   if (cta.tensor.any_allocated()) {
     origin.pc = cta.tensor.allocated_by();

@@ -34,6 +34,10 @@ class Cluster {
   u8* global(u64 address, u64 bytes, u32 align, bool write, const Origin& origin);
   // An initialised mbarrier that `known` follows the initialisation of. `async`: used by the async proxy or from another CTA.
   Mbarrier& mbarrier(u64 address, const Origin& origin, const check::Knowledge* known, bool async);
+  // Plain data and an mbarrier must not share a place: a fault if these bytes are some mbarrier's.
+  void refuse_mbarrier(const SharedPlace& place, u32 bytes, bool write, const Origin& origin) {
+    if (place.cta->mbarriers.overlaps(place.offset, bytes)) refuse_overlapping(place, bytes, write, origin);
+  }
   void warn(check::Kind kind, std::string title, std::string where, const Origin& origin, std::string why = "");
   [[noreturn]] void fault(check::Kind kind, std::string title, std::string where, const Origin& origin, std::string why = "");
   Dim3 cta_id(u32 rank) const;
@@ -58,14 +62,15 @@ class Cluster {
   Counters counters;
   u32 running_ctas = 0;
 
-  void left(Warp& warp, Mask lanes);              // these lanes have exited
-  void finish(Cta& cta);                          // its last warp has exited
+  void left(Warp& warp, u32 pc);                  // lanes of it have exited there
+  void finish(Cta& cta, const Warp& last, u32 pc);  // its last warp has exited there
   void settle_barrier();                          // barrier.cluster: complete if no running thread is missing
 
   std::vector<std::string> waiting_lines();       // what every warp waits for
   [[noreturn]] void report_deadlock();
 
  private:
+  void refuse_overlapping(const SharedPlace& place, u32 bytes, bool write, const Origin& origin);
   u64 turn(Warp& warp, u64 budget);
   bool any_waits_for_grid() const;
 

@@ -33,7 +33,13 @@ struct Mbarrier {
   u32 last_copy = ~0u;
   check::Agent copy_agent = 0;  // 0: none yet
   check::Time copy_time = 1;
-  u32 arriver_pc = ~0u, announcer_pc = ~0u;  // the last ones, for reports
+  // The last ones, for reports: a thread, or the issuer of what arrived.
+  struct By {
+    u32 pc = ~0u;
+    Dim3 cta;
+    u32 warp = 0;
+  };
+  By arriver, announcer;
 
   u32 parity() const { return static_cast<u32>(phase & 1); }
   // Ends the phase if nothing is missing.

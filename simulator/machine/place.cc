@@ -37,7 +37,7 @@ SharedPlace Cluster::shared(u64 address, u32 bytes, u32 align, const Origin& ori
     fault(check::Kind::out_of_bounds, "shared address of CTA " + std::to_string(rank) + " in a cluster of " + std::to_string(ctas.size()),
           where(), origin);
   Cta& cta = *ctas[rank];
-  if (offset < grid.launch.device.reserved_shared || offset + bytes > cta.shared_end)
+  if (offset < grid.launch.device.reserved_shared || u64{offset} + bytes > cta.shared_end)
     fault(check::Kind::out_of_bounds, "access outside the CTA's shared memory", where(), origin,
           "the CTA has " + hex(grid.launch.device.reserved_shared) + " to " + hex(cta.shared_end) + " (below: reserved by the system)");
   if (offset % align)
@@ -46,6 +46,15 @@ SharedPlace Cluster::shared(u64 address, u32 bytes, u32 align, const Origin& ori
     fault(check::Kind::out_of_bounds, "access to the shared memory of a CTA that has exited", where(), origin,
           "a CTA must not exit while others of its cluster may reach its shared memory (barrier.cluster)");
   return {&cta, offset};
+}
+
+void Cluster::refuse_overlapping(const SharedPlace& place, u32 bytes, bool write, const Origin& origin) {
+  for (const auto& other : place.cta->mbarriers.all())
+    if (other->valid && place.offset < other->offset + 8 && other->offset < place.offset + bytes)
+      fault(check::Kind::barrier, std::string(write ? "store to" : "load from") + " the place of an mbarrier",
+            "shared " + hex(place.cta->shared_address(place.offset)) + ", " + std::to_string(bytes) + " bytes", origin,
+            "mbarrier.init of shared " + hex(place.cta->shared_address(other->offset)) + " at " + grid.line_of(other->init_pc) +
+                "; mbarrier.inval would free the place");
 }
 
 u8* Cluster::global(u64 address, u64 bytes, u32 align, bool write, const Origin& origin) {
@@ -101,7 +110,7 @@ void Cluster::arrive(Mbarrier& barrier_, Cta& cta, u32 count, const check::Knowl
   if (count > barrier_.pending)
     fault(check::Kind::barrier, "more arrivals than the mbarrier expects in this phase", "mbarrier, shared " + hex(cta.shared_address(barrier_.offset)),
           origin, std::to_string(count) + " arrivals, " + std::to_string(barrier_.pending) + " of " + std::to_string(barrier_.count) + " still pending");
-  barrier_.arriver_pc = origin.pc;
+  barrier_.arriver = {origin.pc, origin.cta, origin.warp};
   barrier_.arriving.join(passed);
   barrier_.pending -= count;
   barrier_.settle();
@@ -110,7 +119,7 @@ void Cluster::arrive(Mbarrier& barrier_, Cta& cta, u32 count, const check::Knowl
 
 void Cluster::expect_tx(Mbarrier& barrier_, u32 bytes, const Origin& origin) {
   barrier_.tx += bytes;
-  barrier_.announcer_pc = origin.pc;
+  barrier_.announcer = {origin.pc, origin.cta, origin.warp};
   if (barrier_.tx > Mbarrier::max_tx)
     fault(check::Kind::barrier, "the mbarrier's tx-count overflows", "mbarrier " + hex(barrier_.offset), origin,
           std::to_string(barrier_.tx) + " bytes announced, at most " + std::to_string(Mbarrier::max_tx) + " can be");

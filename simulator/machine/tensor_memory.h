@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "base.h"
+#include "check/clock.h"
 
 namespace sim {
 
@@ -28,6 +29,10 @@ class TensorMemory {
   u64 version = 0;                      // changes when columns become free
   u32 requested = 0;                    // columns that this CTA of a pair has asked for
   int granted = -1;                     // the column that the peer's allocation gave it
+  struct {
+    check::Agent agent = 0;
+    check::Time time = 0;
+  } completed;                          // the last tcgen05.alloc of this CTA
   static u32 column_of(u32 address) { return address & 0xFFFF; }
   static u32 lane_of(u32 address) { return address >> 16; }
 

@@ -95,12 +95,13 @@ void Warp::jump(const Inst& inst) {
 void Warp::leave(Mask lanes) {
   live_ &= ~lanes;
   Fragment& here = fragment();
+  const u32 at = here.pc;
   here.lanes &= ~lanes;
   if (here.lanes) ++here.pc;
   else fragments_.erase(fragments_.begin() + current_);
   stop_pc_ = 0;
   ++shape_version_;
-  cluster.left(*this, lanes);
+  cluster.left(*this, at);
 }
 
 void Warp::settle(const Inst& inst) {
