@@ -1,0 +1,11 @@
+"""The test kernels for sm_100a: `python -m jax_fa4_simulator.mutate tests/simulator/cases/sm_100a.py`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from gemm_launches import GEMMS
+from launches import LAUNCHES
+
+CASES = [launch.case("sm_100a") for launch in [*LAUNCHES, *GEMMS] if "sm_100a" in launch.architectures]
