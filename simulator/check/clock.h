@@ -9,12 +9,14 @@
 
 namespace sim::check {
 
-// A thread of execution whose accesses are ordered among themselves: a warp, or an asynchronous pipe (tensor copies per mbarrier,
-// bulk stores per warp, wgmma per warp, tcgen05 per CTA pair, tcgen05.ld / .st per warp). Numbered densely within a cluster.
+// A thread of execution whose accesses are ordered among themselves: a warp, or an asynchronous pipe (tensor copies per
+// mbarrier, bulk stores per warp, wgmma per warp, tcgen05 per CTA pair, tcgen05.ld / .st per warp). Numbered densely
+// within a cluster.
 using Agent = u32;
 using Time = u32;  // an agent's own time; 0 is "never", the first access happens at 1
 
-// Time per agent. An elected lane's release passes on its own lane's accesses only: then the agent's entry holds for a lane mask.
+// Time per agent. An elected lane's release passes on its own lane's accesses only: then the agent's entry holds for a
+// lane mask.
 class Clock {
  public:
   struct Partial {
@@ -36,13 +38,14 @@ class Clock {
   void join(const Clock& other);
   void keep_common(const Clock& other);  // what both know
 
-  // In what WarpView::known_to returns: the lanes that asked, who know their own accesses. Else time 0. Not joined into other clocks:
-  // the warp's time does not advance when it is asked, so its next accesses would seem to be known too.
+  // In what WarpView::known_to returns: the lanes that asked, who know their own accesses. Else time 0. Not joined into
+  // other clocks: the warp's time does not advance when it is asked, so its next accesses would seem to be known too.
   const Partial& asking() const { return asking_; }
 
  private:
   friend class WarpView;
-  static constexpr std::size_t block = 8;  // entries joined at a time, so that the loop has a constant length and is vectorised
+  // Entries joined at a time, so that the loop has a constant length and is vectorised.
+  static constexpr std::size_t block = 8;
   void widen(std::size_t entries);
 
   std::vector<Time> all_;          // indexed by agent, a multiple of `block` of them; missing entries are 0
@@ -50,13 +53,14 @@ class Clock {
   Partial asking_;
 };
 
-// What is known at some point of execution: which accesses happened before, and which of them an async-proxy access may rely on,
-// because a fence.proxy.async stood on the way. Accesses of other clusters are known by cluster.
+// What is known at some point of execution: which accesses happened before, and which of them an async-proxy access may
+// rely on, because a fence.proxy.async stood on the way. Accesses of other clusters are known by cluster.
 struct Knowledge {
   Clock generic;  // every access
   Clock fenced;   // those that a proxy fence has made visible to the async proxy
   using Foreign = std::map<u32, std::shared_ptr<const Knowledge>>;
-  std::shared_ptr<const Foreign> foreign;  // by cluster number; null: none. Shared between copies, so it is replaced, never changed
+  // By cluster number; null: none. Shared between copies, so it is replaced, never changed.
+  std::shared_ptr<const Foreign> foreign;
   void join(const Knowledge& other);
   void join_foreign(u32 cluster, const Knowledge& other);
   void keep_common(const Knowledge& other);
@@ -65,8 +69,9 @@ struct Knowledge {
   const Knowledge* of_cluster(u32 cluster) const;  // null: nothing
 };
 
-// The knowledge of one warp, lane-precise in both directions: what an elected lane acquired is known to the others only after
-// they meet (bar.warp.sync, bar.sync, ...), and it passes on its own lane's accesses only, or those before the last meeting.
+// The knowledge of one warp, lane-precise in both directions: what an elected lane acquired is known to the others only
+// after they meet (bar.warp.sync, bar.sync, ...), and it passes on its own lane's accesses only, or those before the
+// last meeting.
 class WarpView {
  public:
   WarpView(Agent agent, Mask existing_lanes);
@@ -76,8 +81,9 @@ class WarpView {
   Knowledge release(Mask lanes);                // what any of these lanes passes on; the agent's time advances
   void meet(Mask lanes);                        // bar.warp.sync: these lanes know what any of them knew
   void fence_async(Mask lanes);                 // fence.proxy.async
-  // What each of these lanes knows, its own accesses included. Valid until the next call but agent() and now(); cheap when no lane
-  // knows more than another. A copy stays valid; joined into something else it passes on all but the lanes' own last accesses.
+  // What each of these lanes knows, its own accesses included. Valid until the next call but agent() and now(); cheap
+  // when no lane knows more than another. A copy stays valid; joined into something else it passes on all but the
+  // lanes' own last accesses.
   const Knowledge& known_to(Mask lanes) const;
   void learn(Agent agent, Time time, Mask lanes);  // completion of an asynchronous pipe's work up to `time`
 

@@ -32,7 +32,7 @@ std::string why(const Conflict& conflict, const Access& access, const std::strin
     return "nothing that " + actor + " acquired comes from the other cluster";
   const Knowledge& known =
       first.cluster == access.cluster ? *access.known : *access.known->of_cluster(first.cluster);
-  const Mask met = known.generic.lanes_known(first.agent, first.time) & first.lanes;
+  const Mask passed = known.generic.lanes_known(first.agent, first.time), met = passed & first.lanes;
   const Clock::Partial& issuer = access.known->generic.asking();
   if (issuer.time && issuer.agent == first.agent && first.cluster == access.cluster)
     return lanes_text(first.lanes & ~met) + " of the warp did not meet the issuing " + lanes_text(issuer.lanes) +
@@ -40,6 +40,9 @@ std::string why(const Conflict& conflict, const Access& access, const std::strin
   if (met)
     return "of " + earlier + " the " + what + " of " + lanes_text(met) + " alone was passed on: " +
            lanes_text(first.lanes & ~met) + " did not meet the arriving ones (bar.warp.sync)";
+  if (passed)
+    return lanes_text(passed) + " of the warp alone arrived after the " + what + ": " + lanes_text(first.lanes) +
+           " did not meet the arriving ones (bar.warp.sync)";
   if (known.generic.known(first.agent) == 0) return "nothing that " + actor + " waited for follows the " + what;
   return "what " + actor + " last waited for follows an earlier access of " + earlier + ", not this " + what +
          " (time " + std::to_string(known.generic.known(first.agent)) + ", the " + what + " is at " +

@@ -111,7 +111,7 @@ void add_sites(std::string& out, const std::vector<SiteText>& sites) {
   }
   for (const SiteText& site : sites)
     add_line(out, site.label,
-             padded(site.who, who) + "    " + padded(site.statement, statement) + "    " + site.source);
+             (who ? padded(site.who, who) + "    " : "") + padded(site.statement, statement) + "    " + site.source);
 }
 
 }  // namespace

@@ -47,8 +47,8 @@ struct Report {
   bool fatal = false;  // the launch stops here
 };
 
-// Where reports go, from any thread. One report per (kind, first pc, second pc); further ones only count. Beyond the limit only
-// fatal ones are kept.
+// Where reports go, from any thread. One report per (kind, first pc, second pc); further ones only count. Beyond the
+// limit only fatal ones are kept.
 class Reports {
  public:
   Reports(const Program& program, std::string repeat, u32 limit);

@@ -84,7 +84,8 @@ void read_fields(Binding& binding) {
   Order given = order(binding.spelling);
   binding.inst.field[kOrder] = static_cast<u32>(given == Order::weak ? Order::relaxed : given);
   binding.inst.field[kReturns] = binding.spelling.parts[0] == "atom";
-  binding.inst.field[kShared] = binding.spelling.has("shared") || binding.spelling.has("shared::cta") || binding.spelling.has("shared::cluster");
+  binding.inst.field[kShared] =
+      binding.spelling.has("shared") || binding.spelling.has("shared::cta") || binding.spelling.has("shared::cluster");
 }
 
 template <class List, class F> struct Choose;

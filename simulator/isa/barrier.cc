@@ -9,7 +9,9 @@ namespace {
 u32 lane_count(Mask mask) { return static_cast<u32>(__builtin_popcount(mask)); }
 
 // What these lanes pass on; nothing is recorded when races are not checked.
-check::Knowledge release(Warp& warp) { return warp.cluster.history ? warp.view.release(warp.active) : check::Knowledge{}; }
+check::Knowledge release(Warp& warp) {
+  return warp.cluster.history ? warp.view.release(warp.active) : check::Knowledge{};
+}
 
 void learn(Warp& warp, const check::Knowledge& knowledge) {
   if (!warp.cluster.history) return;
@@ -28,10 +30,13 @@ NamedBarrier& arrive(Warp& warp, const Inst& inst) {
   else
     for (const auto& other : warp.cta.warps) expected += lane_count(other->existing) == 0 ? 0 : warp_size;
   if (expected == 0 || expected % warp_size)
-    cluster.fault(check::Kind::barrier, "the number of threads must be a positive multiple of 32", where(), warp.origin(), "given " + std::to_string(expected));
+    cluster.fault(check::Kind::barrier, "the number of threads must be a positive multiple of 32", where(),
+                  warp.origin(), "given " + std::to_string(expected));
   if (barrier.arrived && barrier.expected != expected)
-    cluster.fault(check::Kind::barrier, "threads of one barrier expect different numbers of threads", where(), warp.origin(),
-                  std::to_string(expected) + " here, " + std::to_string(barrier.expected) + " at " + cluster.grid.line_of(barrier.last_pc));
+    cluster.fault(check::Kind::barrier, "threads of one barrier expect different numbers of threads", where(),
+                  warp.origin(),
+                  std::to_string(expected) + " here, " + std::to_string(barrier.expected) + " at " +
+                      cluster.grid.line_of(barrier.last_pc));
   barrier.expected = expected;
   barrier.arrived += warp_size;  // a warp counts as a whole
   barrier.last_pc = warp.pc();
@@ -76,7 +81,8 @@ template <bool releases> Step cluster_arrive(Warp& warp, const Inst& inst) {
   if (inst.field[0] && !warp.gathered(all_lanes)) return warp.wait_for_lanes();
   Cluster& cluster = warp.cluster;
   if (warp.cluster_arrived & warp.active)
-    cluster.fault(check::Kind::barrier, "a thread arrives twice at barrier.cluster without waiting between", "barrier.cluster", warp.origin());
+    cluster.fault(check::Kind::barrier, "a thread arrives twice at barrier.cluster without waiting between",
+                  "barrier.cluster", warp.origin());
   warp.cluster_ticket = cluster.barrier.generation + 1;
   warp.cluster_arrived |= warp.active;
   publish_mbarriers(warp);
@@ -89,8 +95,10 @@ template <bool acquires> Step cluster_wait(Warp& warp, const Inst& inst) {
   if (inst.field[0] && !warp.gathered(all_lanes)) return warp.wait_for_lanes();
   Cluster& cluster = warp.cluster;
   if (warp.cluster_ticket == 0)
-    cluster.fault(check::Kind::barrier, "barrier.cluster.wait without barrier.cluster.arrive before it", "barrier.cluster", warp.origin());
-  if (cluster.barrier.generation < warp.cluster_ticket) return warp.wait(Waiting::On::cluster_barrier, cluster.barrier.generation);
+    cluster.fault(check::Kind::barrier, "barrier.cluster.wait without barrier.cluster.arrive before it",
+                  "barrier.cluster", warp.origin());
+  if (cluster.barrier.generation < warp.cluster_ticket)
+    return warp.wait(Waiting::On::cluster_barrier, cluster.barrier.generation);
   if (acquires) learn(warp, cluster.barrier.completed);
   return Step::next();
 }

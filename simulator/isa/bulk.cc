@@ -36,7 +36,8 @@ void require_ctas(Cluster& cluster, u32 mask, const Issue& issue) {
 
 void require_multiple_of_16(Cluster& cluster, u64 value, const char* what, const Issue& issue) {
   if (value % 16)
-    cluster.fault(check::Kind::misaligned, std::string("a bulk copy's ") + what + " must be a multiple of 16 bytes", hex(value), issue.origin);
+    cluster.fault(check::Kind::misaligned, std::string("a bulk copy's ") + what + " must be a multiple of 16 bytes",
+                  hex(value), issue.origin);
 }
 
 }  // namespace sim

@@ -1,4 +1,5 @@
 // cp.async.bulk and cp.reduce.async.bulk (PTX ISA, "Data Movement: Non-tensor copy instructions").
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 
@@ -14,18 +15,21 @@ struct Linear {
 };
 
 Linear operands(Warp& warp, const Inst& inst, const Issue& made) {
-  Linear copy{warp.address(inst.op[0], made.lane), warp.address(inst.op[1], made.lane), static_cast<u32>(warp.value(inst.op[2], made.lane))};
+  Linear copy{warp.address(inst.op[0], made.lane), warp.address(inst.op[1], made.lane),
+              static_cast<u32>(warp.value(inst.op[2], made.lane))};
   require_multiple_of_16(warp.cluster, copy.bytes, "size", made);
   require_multiple_of_16(warp.cluster, copy.destination, "destination", made);
   require_multiple_of_16(warp.cluster, copy.source, "source", made);
   return copy;
 }
 
-void write_shared(Cluster& cluster, u64 address, const u8* from, u32 bytes, const Signal& signalled, const Issue& made) {
+void write_shared(Cluster& cluster, u64 address, const u8* from, u32 bytes, const Signal& signalled,
+                  const Issue& made) {
   SharedPlace place = cluster.shared(address, bytes, 16, made.origin);
   cluster.refuse_mbarrier(place, bytes, true, made.origin);
   if (cluster.history)
-    cluster.history->write_shared(made.actor(signalled.barrier->copy_agent, signalled.barrier->copy_time), place.cta->rank, place.offset, bytes);
+    cluster.history->write_shared(made.actor(signalled.barrier->copy_agent, signalled.barrier->copy_time),
+                                  place.cta->rank, place.offset, bytes);
   std::memcpy(place.cta->shared(place.offset), from, bytes);
   cluster.counters.copy_bytes += bytes;
 }
@@ -63,8 +67,8 @@ Step exchange(Warp& warp, const Inst& inst) {
     Signal signalled = signal(cluster, barrier, made);
     SharedPlace source = cluster.shared(copy.source, copy.bytes, 16, made.origin);
     if (cluster.history)
-      cluster.history->read_shared(made.actor(signalled.barrier->copy_agent, signalled.barrier->copy_time), source.cta->rank, source.offset,
-                                   copy.bytes);
+      cluster.history->read_shared(made.actor(signalled.barrier->copy_agent, signalled.barrier->copy_time),
+                                   source.cta->rank, source.offset, copy.bytes);
     write_shared(cluster, copy.destination, source.cta->shared(source.offset), copy.bytes, signalled, made);
     cluster.complete_tx(*signalled.barrier, *signalled.cta, copy.bytes, made.origin);
   });
@@ -90,15 +94,17 @@ template <bool adds> Step store(Warp& warp, const Inst& inst) {
   Warp* issuer = &warp;
   cluster.engine.submit([=, &cluster] {
     SharedPlace source = cluster.shared(copy.source, copy.bytes, 16, made.origin);
-    if (cluster.history) cluster.history->read_shared(made.actor(issuer->bulk.reader, time), source.cta->rank, source.offset, copy.bytes);
-    auto data = std::make_shared<std::vector<u8>>(source.cta->shared(source.offset), source.cta->shared(source.offset) + copy.bytes);
+    if (cluster.history)
+      cluster.history->read_shared(made.actor(issuer->bulk.reader, time), source.cta->rank, source.offset, copy.bytes);
+    auto data = std::make_shared<std::vector<u8>>(source.cta->shared(source.offset),
+                                                  source.cta->shared(source.offset) + copy.bytes);
     issuer->bulk.finished_reading(number);
     cluster.engine.submit([=, &cluster] {
       check::Actor actor = made.actor(issuer->bulk.writer, time);
       actor.atomic = adds;
       u8* memory = write_global(cluster, copy.destination, copy.bytes, actor, made);
       if constexpr (adds) add_float(memory, data->data(), copy.bytes);
-      else std::memcpy(memory, data->data(), copy.bytes);
+      else std::copy(data->begin(), data->end(), memory);  // perhaps of no bytes
       issuer->bulk.finished_writing(number);
       cluster.counters.copy_bytes += copy.bytes;
     });
@@ -114,7 +120,8 @@ Step commit_group(Warp& warp, const Inst&) {
 template <bool read_only> Step wait_group(Warp& warp, const Inst& inst) {
   u32 allowed = static_cast<u32>(inst.op[0].offset);
   check::Time known = 0;
-  if (!warp.bulk.await(warp.active, allowed, read_only, known)) return warp.wait(Waiting::On::bulk_group, warp.bulk.version, 0, allowed);
+  if (!warp.bulk.await(warp.active, allowed, read_only, known))
+    return warp.wait(Waiting::On::bulk_group, warp.bulk.version, 0, allowed);
   if (warp.cluster.history && known) {
     warp.view.learn(warp.bulk.reader, known, warp.active);
     if (!read_only) warp.view.learn(warp.bulk.writer, known, warp.active);
@@ -129,10 +136,15 @@ Execute bind_load(Binding& binding) {
 
 const Row rows[] = {
     {"cp.async.bulk.shared::{cta,cluster}.global.mbarrier::complete_tx::bytes[.multicast::cluster][.L2::cache_hint]"
-     "   [a], [b], n:u32, [m][multicast::cluster, c:u16][L2::cache_hint, p:b64]", bind_load, Unit::memory},
-    {"cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes   [a], [b], n:u32, [m]", exchange, Unit::memory},
-    {"cp.async.bulk.global.shared::cta.bulk_group[.L2::cache_hint]             [a], [b], n:u32[L2::cache_hint, p:b64]", store<false>, Unit::memory},
-    {"cp.reduce.async.bulk.global.shared::cta.bulk_group[.L2::cache_hint].add.f32  [a], [b], n:u32[L2::cache_hint, p:b64]", store<true>, Unit::memory},
+     "   [a], [b], n:u32, [m][multicast::cluster, c:u16][L2::cache_hint, p:b64]",
+     bind_load, Unit::memory},
+    {"cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes   [a], [b], n:u32, [m]", exchange,
+     Unit::memory},
+    {"cp.async.bulk.global.shared::cta.bulk_group[.L2::cache_hint]             [a], [b], n:u32[L2::cache_hint, p:b64]",
+     store<false>, Unit::memory},
+    {"cp.reduce.async.bulk.global.shared::cta.bulk_group[.L2::cache_hint].add.f32  [a], [b], n:u32[L2::cache_hint, "
+     "p:b64]",
+     store<true>, Unit::memory},
     {"cp.async.bulk.commit_group", commit_group, Unit::control},
     {"cp.async.bulk.wait_group         #n", wait_group<false>, Unit::control},
     {"cp.async.bulk.wait_group.read    #n", wait_group<true>, Unit::control},

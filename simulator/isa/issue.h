@@ -20,14 +20,17 @@ struct Issue {
   }
 };
 
-// One thread issues. In PTX every active lane would; ptxas makes one instruction of it, so one is performed, and it is reported.
+// One thread issues. In PTX every active lane would; ptxas makes one instruction of it, so one is performed, and it is
+// reported.
 inline Issue issue(Warp& warp, const char* what) {
   Issue made{&warp, warp.first_lane(), warp.origin(what), nullptr};
   if (warp.active & (warp.active - 1))
     if (!warp.cluster.grid.reports.seen(check::Kind::unelected, ~0u, warp.pc()))
-      warp.cluster.warn(check::Kind::unelected, "a " + std::string(what) + " is issued by more than one lane", "lanes " + hex(warp.active), made.origin,
+      warp.cluster.warn(check::Kind::unelected, "a " + std::string(what) + " is issued by more than one lane",
+                        "lanes " + hex(warp.active), made.origin,
                         "elect one lane (elect.sync): PTX has every lane issue it");
-  if (warp.cluster.history) made.known = std::make_shared<const check::Knowledge>(warp.view.known_to(Mask{1} << made.lane));
+  if (warp.cluster.history)
+    made.known = std::make_shared<const check::Knowledge>(warp.view.known_to(Mask{1} << made.lane));
   return made;
 }
 

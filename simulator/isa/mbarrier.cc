@@ -40,7 +40,8 @@ Step init(Warp& warp, const Inst& inst) {
       cluster.fault(check::Kind::barrier, "mbarrier.init takes a count of 1 to " + std::to_string(Mbarrier::max_count),
                     "shared " + hex(address), warp.origin(), "given " + std::to_string(count));
     if (Mbarrier* old = place.cta->mbarriers.find(place.offset); old && old->valid)
-      cluster.fault(check::Kind::barrier, "mbarrier.init of an mbarrier that is in use", "shared " + hex(address), warp.origin(),
+      cluster.fault(check::Kind::barrier, "mbarrier.init of an mbarrier that is in use", "shared " + hex(address),
+                    warp.origin(),
                     "initialised at " + cluster.grid.line_of(old->init_pc) + "; mbarrier.inval must stand between");
     Mbarrier& barrier = place.cta->mbarriers.create(place.offset);
     barrier.valid = true;
@@ -65,7 +66,8 @@ u32 arrivals(Warp& warp, const Inst& inst, u32 position, Mask lanes) {
   for (Mask rest = lanes; rest; rest &= rest - 1) {
     u64 count = warp.value(inst.op[position], __builtin_ctz(rest));
     if (count < 1 || count > Mbarrier::max_count)
-      warp.cluster.fault(check::Kind::barrier, "mbarrier.arrive takes a count of 1 to " + std::to_string(Mbarrier::max_count), warp.name(),
+      warp.cluster.fault(check::Kind::barrier,
+                         "mbarrier.arrive takes a count of 1 to " + std::to_string(Mbarrier::max_count), warp.name(),
                          warp.origin(), "given " + std::to_string(count));
     total += count;
   }
@@ -81,7 +83,8 @@ void arrive_at(Warp& warp, u64 address, Mask lanes, u32 count) {
 }
 
 Step arrive(Warp& warp, const Inst& inst) {
-  by_address(warp, inst.op[1], [&](u64 address, Mask lanes) { arrive_at(warp, address, lanes, arrivals(warp, inst, 2, lanes)); });
+  by_address(warp, inst.op[1],
+             [&](u64 address, Mask lanes) { arrive_at(warp, address, lanes, arrivals(warp, inst, 2, lanes)); });
   return Step::next();
 }
 
@@ -90,7 +93,8 @@ void expect(Warp& warp, const Inst& inst, u32 bytes_at, u64 address, Mask lanes)
   for (Mask rest = lanes; rest; rest &= rest - 1) {
     u64 bytes = warp.value(inst.op[bytes_at], __builtin_ctz(rest));
     if (bytes > static_cast<u64>(Mbarrier::max_tx))
-      warp.cluster.fault(check::Kind::barrier, "expect_tx of more bytes than a tx-count holds", "shared " + hex(address), warp.origin(),
+      warp.cluster.fault(check::Kind::barrier, "expect_tx of more bytes than a tx-count holds",
+                         "shared " + hex(address), warp.origin(),
                          "given " + std::to_string(bytes) + ", at most " + std::to_string(Mbarrier::max_tx));
     warp.cluster.expect_tx(barrier, static_cast<u32>(bytes), warp.origin());
   }
@@ -109,7 +113,8 @@ Step expect_tx(Warp& warp, const Inst& inst) {
   return Step::next();
 }
 
-// try_wait may fail at any time (a random schedule makes it); else the lanes sleep until the phase ends. test_wait never sleeps.
+// try_wait may fail at any time (a random schedule makes it); else the lanes sleep until the phase ends. test_wait
+// never sleeps.
 template <bool sleeps> Step wait_parity(Warp& warp, const Inst& inst) {
   Cluster& cluster = warp.cluster;
   Mask passed = 0;
@@ -117,7 +122,8 @@ template <bool sleeps> Step wait_parity(Warp& warp, const Inst& inst) {
   u64 missing_address = 0;
   by_address(warp, inst.op[1], [&](u64 address, Mask lanes) {
     if (address >> 24 != warp.cta.rank)
-      cluster.fault(check::Kind::barrier, "a thread can wait only for mbarriers of its own CTA", "shared " + hex(address), warp.origin());
+      cluster.fault(check::Kind::barrier, "a thread can wait only for mbarriers of its own CTA",
+                    "shared " + hex(address), warp.origin());
     Mbarrier& barrier = used(warp, address, lanes);
     Mask over = 0;
     for (Mask rest = lanes; rest; rest &= rest - 1) {
@@ -145,11 +151,16 @@ template <bool sleeps> Step wait_parity(Warp& warp, const Inst& inst) {
 const Row rows[] = {
     {"mbarrier.init.shared[::cta].b64                                                [a], n:u32", init, Unit::memory},
     {"mbarrier.inval.shared[::cta].b64                                               [a]", invalidate, Unit::memory},
-    {"mbarrier.arrive[.release.{cta,cluster}].shared[::{cta,cluster}].b64            d, [a][, n:u32]", arrive, Unit::memory},
-    {"mbarrier.arrive.expect_tx[.release.{cta,cluster}].shared[::{cta,cluster}].b64  d, [a], n:u32", arrive_expect_tx, Unit::memory},
-    {"mbarrier.expect_tx.relaxed.{cta,cluster}.shared[::{cta,cluster}].b64           [a], n:u32", expect_tx, Unit::memory},
-    {"mbarrier.try_wait.parity[.acquire.{cta,cluster}].shared[::cta].b64             d:pred, [a], x:u32[, t:u32]", wait_parity<true>, Unit::memory},
-    {"mbarrier.test_wait.parity[.acquire.{cta,cluster}].shared[::cta].b64            d:pred, [a], x:u32", wait_parity<false>, Unit::memory},
+    {"mbarrier.arrive[.release.{cta,cluster}].shared[::{cta,cluster}].b64            d, [a][, n:u32]", arrive,
+     Unit::memory},
+    {"mbarrier.arrive.expect_tx[.release.{cta,cluster}].shared[::{cta,cluster}].b64  d, [a], n:u32", arrive_expect_tx,
+     Unit::memory},
+    {"mbarrier.expect_tx.relaxed.{cta,cluster}.shared[::{cta,cluster}].b64           [a], n:u32", expect_tx,
+     Unit::memory},
+    {"mbarrier.try_wait.parity[.acquire.{cta,cluster}].shared[::cta].b64             d:pred, [a], x:u32[, t:u32]",
+     wait_parity<true>, Unit::memory},
+    {"mbarrier.test_wait.parity[.acquire.{cta,cluster}].shared[::cta].b64            d:pred, [a], x:u32",
+     wait_parity<false>, Unit::memory},
 };
 
 }  // namespace

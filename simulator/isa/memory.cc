@@ -43,15 +43,17 @@ Step load_parameter(Warp& warp, const Inst& inst) {
     int lane = __builtin_ctz(rest);
     u64 offset = warp.address(inst.op[count], lane);
     if (offset + u64{bytes} * count > block.size() || offset > block.size())
-      warp.cluster.fault(check::Kind::out_of_bounds, "ld.param beyond the kernel's parameters", "offset " + std::to_string(offset), warp.origin());
+      warp.cluster.fault(check::Kind::out_of_bounds, "ld.param beyond the kernel's parameters",
+                         "offset " + std::to_string(offset) + ", " + std::to_string(bytes * count) + " bytes",
+                         warp.origin(), "the kernel takes " + std::to_string(block.size()) + " bytes");
     for (u32 i = 0; i < count; ++i)
       write_lane(warp, inst.op[i], lane, block.data() + offset + i * bytes, bytes, inst.field[kSigned]);
   }
   return Step::next();
 }
 
-// Wavefronts of one access: lanes that want different words of one of the 32 banks go one after another; wide accesses are
-// served in halves or quarters of the warp.
+// Wavefronts of one access: lanes that want different words of one of the 32 banks go one after another; wide accesses
+// are served in halves or quarters of the warp.
 void count_banks(Counters& counters, const u32* offsets, Mask active, u32 bytes) {
   u32 group = bytes <= 4 ? 32 : bytes == 8 ? 16 : 8;
   for (u32 first = 0; first < warp_size; first += group) {
@@ -106,15 +108,20 @@ template <bool store> Step global(Warp& warp, const Inst& inst) {
   const Operand* data = store ? inst.op + 1 : inst.op;
   const Operand& address = store ? inst.op[0] : inst.op[count];
   Order order = static_cast<Order>(inst.field[kOrder]);
-  if (!store && order != Order::weak && polls(warp, warp.address(address, warp.first_lane())))
-    return warp.wait(Waiting::On::grid, cluster.grid.version);
+  if (!store && order != Order::weak)
+    if (std::optional<u64> seen = polls(warp, warp.address(address, warp.first_lane()))) {
+      Step waits = warp.wait(Waiting::On::grid, cluster.grid.version);
+      warp.fragment().waiting.seen = *seen;  // another thread may have written since
+      return waits;
+    }
   if (store && order != Order::weak) before_strong_write(warp, address, order);
   const check::Knowledge* known = cluster.history ? &warp.view.known_to(warp.active) : nullptr;
   for (Mask rest = warp.active; rest; rest &= rest - 1) {
     int lane = __builtin_ctz(rest);
     u8* memory = cluster.global(warp.address(address, lane), total, total, store, warp.origin());
     if (known) {
-      check::Actor actor{warp.view.agent(), warp.view.now(), Mask{1} << lane, false, warp.pc(), known, order != Order::weak};
+      check::Actor actor{warp.view.agent(), warp.view.now(), Mask{1} << lane,     false,
+                         warp.pc(),         known,           order != Order::weak};
       if (store) cluster.history->write_global(actor, reinterpret_cast<u64>(memory), total);
       else cluster.history->read_global(actor, reinterpret_cast<u64>(memory), total);
     }
@@ -132,8 +139,8 @@ template <bool store> Step global(Warp& warp, const Inst& inst) {
   return Step::next();
 }
 
-// stmatrix: 8x8 matrices of 16-bit elements; lane l holds elements (l/4, 2*(l%4)) and the next of each; row i of matrix j goes to the
-// address of lane 8j + i. Transposed: the same registers are columns.
+// stmatrix: 8x8 matrices of 16-bit elements; lane l holds elements (l/4, 2*(l%4)) and the next of each; row i of matrix
+// j goes to the address of lane 8j + i. Transposed: the same registers are columns.
 Execute bind_store_matrix(Binding& binding);
 
 Step store_matrix(Warp& warp, const Inst& inst) {
@@ -150,8 +157,8 @@ Step store_matrix(Warp& warp, const Inst& inst) {
       offsets[row] = place.offset;
       cluster.refuse_mbarrier(place, 16, true, warp.origin());
       if (known)
-        cluster.history->write_shared({warp.view.agent(), warp.view.now(), all_lanes, false, warp.pc(), known, false}, place.cta->rank,
-                                      place.offset, 16);
+        cluster.history->write_shared({warp.view.agent(), warp.view.now(), all_lanes, false, warp.pc(), known, false},
+                                      place.cta->rank, place.offset, 16);
       u16 elements[8];
       for (u32 column = 0; column < 8; ++column) {
         u32 r = inst.field[1] ? column : row, c = inst.field[1] ? row : column;
@@ -176,18 +183,28 @@ Execute bind_store_matrix(Binding& binding) {
 
 #define TYPES "{b8,u8,s8,b16,u16,s16,b32,u32,s32,f32,b64,u64,s64,f64,b128}"
 const Row rows[] = {
-    {"ld.param[.{v2,v4}]." TYPES "                                                 d+|{d+}, [a]", bind<load_parameter>, Unit::memory},
-    {"ld[.{weak,volatile}].shared[::{cta,cluster}][.{v2,v4}]." TYPES "             d+|{d+}, [a]", bind<shared<false>>, Unit::memory},
-    {"st[.{weak,volatile}].shared[::{cta,cluster}][.{v2,v4}]." TYPES "             [a], b+|{b+}", bind<shared<true>>, Unit::memory},
-    {"ld[.{weak,volatile}].global[.nc][.L1::{evict_normal,evict_unchanged,evict_first,evict_last,no_allocate}][.{v2,v4,v8}]." TYPES
-     " d+|{d+}, [a]", bind<global<false>>, Unit::memory},
-    {"st[.{weak,volatile}].global[.L1::{evict_normal,evict_unchanged,evict_first,evict_last,no_allocate}][.{v2,v4,v8}]." TYPES
-     " [a], b+|{b+}", bind<global<true>>, Unit::memory},
-    {"ld.{relaxed,acquire}.{cta,cluster,gpu,sys}.global.{b32,u32,s32,f32,b64,u64,s64,f64}     d+|{d+}, [a]", bind<global<false>>, Unit::memory},
-    {"ld.global.{relaxed,acquire}.{cta,cluster,gpu,sys}.{b32,u32,s32,f32,b64,u64,s64,f64}     d+|{d+}, [a]", bind<global<false>>, Unit::memory},
-    {"st.{relaxed,release}.{cta,cluster,gpu,sys}.global.{b32,u32,s32,f32,b64,u64,s64,f64}     [a], b+|{b+}", bind<global<true>>, Unit::memory},
-    {"st.global.{relaxed,release}.{cta,cluster,gpu,sys}.{b32,u32,s32,f32,b64,u64,s64,f64}     [a], b+|{b+}", bind<global<true>>, Unit::memory},
-    {"stmatrix.sync.aligned.m8n8.{x1,x2,x4}[.trans].shared[::cta].b16              [a], b:b32|{b:b32}", bind_store_matrix, Unit::memory},
+    {"ld.param[.{v2,v4}]." TYPES "                                                 d+|{d+}, [a]", bind<load_parameter>,
+     Unit::memory},
+    {"ld[.{weak,volatile}].shared[::{cta,cluster}][.{v2,v4}]." TYPES "             d+|{d+}, [a]", bind<shared<false>>,
+     Unit::memory},
+    {"st[.{weak,volatile}].shared[::{cta,cluster}][.{v2,v4}]." TYPES "             [a], b+|{b+}", bind<shared<true>>,
+     Unit::memory},
+    {"ld[.{weak,volatile}].global[.nc][.L1::{evict_normal,evict_unchanged,evict_first,evict_last,no_allocate}][.{v2,v4,"
+     "v8}]." TYPES " d+|{d+}, [a]",
+     bind<global<false>>, Unit::memory},
+    {"st[.{weak,volatile}].global[.L1::{evict_normal,evict_unchanged,evict_first,evict_last,no_allocate}][.{v2,v4,v8}]"
+     "." TYPES " [a], b+|{b+}",
+     bind<global<true>>, Unit::memory},
+    {"ld.{relaxed,acquire}.{cta,cluster,gpu,sys}.global.{b32,u32,s32,f32,b64,u64,s64,f64}     d+|{d+}, [a]",
+     bind<global<false>>, Unit::memory},
+    {"ld.global.{relaxed,acquire}.{cta,cluster,gpu,sys}.{b32,u32,s32,f32,b64,u64,s64,f64}     d+|{d+}, [a]",
+     bind<global<false>>, Unit::memory},
+    {"st.{relaxed,release}.{cta,cluster,gpu,sys}.global.{b32,u32,s32,f32,b64,u64,s64,f64}     [a], b+|{b+}",
+     bind<global<true>>, Unit::memory},
+    {"st.global.{relaxed,release}.{cta,cluster,gpu,sys}.{b32,u32,s32,f32,b64,u64,s64,f64}     [a], b+|{b+}",
+     bind<global<true>>, Unit::memory},
+    {"stmatrix.sync.aligned.m8n8.{x1,x2,x4}[.trans].shared[::cta].b16              [a], b:b32|{b:b32}",
+     bind_store_matrix, Unit::memory},
 };
 #undef TYPES
 

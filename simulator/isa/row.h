@@ -2,8 +2,9 @@
 //
 //   opcode part (up to the first blank):  {a,b} alternatives   [.x] or [::x] optional text; both may nest
 //   operands, separated by commas:
-//     d, a, ...      a register or immediate of the instruction's type (the last type in the spelling: .s32, .bf16x2, .f32x2)
-//     a:b64          of another type;  a:any  of any width (the body reads Operand::bytes);  a:wide  twice the type's width;
+//     d, a, ...      a register or immediate of the instruction's type (the last type in the spelling: .s32, .bf16x2,
+//     .f32x2) a:b64          of another type;  a:any  of any width (the body reads Operand::bytes);  a:wide  twice the
+//     type's width;
 //                    d:before  of the type before the last one (cvt.u64.u32: u64)
 //     a+, a:b8+      its register may be wider than that (ld, st, cvt: "operand size exceeding instruction-type size")
 //     p:pred         a predicate;  a!:pred may be negated
@@ -17,8 +18,8 @@
 //     target         a label
 //     [, t]          an optional operand, with the comma inside the brackets
 //     [M::x, m:u16]  an operand that stands exactly when the opcode has the modifier M::x
-// Operands named d (d, d1, ...) and the second of two results are written, all others (and addresses) read; the bit bucket _
-// may stand for a written one only. A sink is a register of its own that nobody reads.
+// Operands named d (d, d1, ...) and the second of two results are written, all others (and addresses) read; the bit
+// bucket _ may stand for a written one only. A sink is a register of its own that nobody reads.
 #pragma once
 
 #include <optional>
@@ -47,8 +48,8 @@ struct Binding {
   const Spelling& spelling;
   Inst& inst;                    // field[] is the binder's to fill
   std::span<const Operand> op;   // = inst.op, inst.ops
-  std::vector<u32> group;        // entries of op for each operand of the pattern (two results: 2; a vector: its length; [a, {c}]:
-                                 // 1 + coordinates; an absent one: 0)
+  std::vector<u32> group;  // entries of op for each operand of the pattern (two results: 2; a vector: its length; [a,
+                           // {c}]: 1 + coordinates; an absent one: 0)
   // Throws sim::Error with file and line in front.
   [[noreturn]] void refuse(const std::string& why) const;
   const std::string* where = nullptr;

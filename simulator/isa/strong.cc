@@ -14,12 +14,12 @@ Order order(const Spelling& spelling) {
   return Order::weak;
 }
 
-bool polls(Warp& warp, u64 address) {
+std::optional<u64> polls(Warp& warp, u64 address) {
   u64 version = __atomic_load_n(&warp.cluster.grid.version, __ATOMIC_ACQUIRE);
   Warp::Poll now{warp.pc(), address, version};
   bool same = warp.poll.pc == now.pc && warp.poll.address == now.address && warp.poll.version == now.version;
   warp.poll = same ? Warp::Poll{} : now;
-  return same;
+  return same ? std::optional(version) : std::nullopt;
 }
 
 void before_strong_write(Warp& warp, const Operand& address, Order order) {

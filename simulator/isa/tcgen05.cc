@@ -27,8 +27,8 @@ struct Product {
   u32 rows() const { return shape.m / ctas(); }  // in each CTA
 };
 
-// Where the rows of one CTA lie in its tensor memory: in bands of lanes, each a run of rows, and for a pair with M = 128 in two
-// halves of the columns.
+// Where the rows of one CTA lie in its tensor memory: in bands of lanes, each a run of rows, and for a pair with M =
+// 128 in two halves of the columns.
 struct Band {
   u32 row, rows, lane, column, columns;  // columns [column, column + columns) of N
 };
@@ -51,7 +51,10 @@ struct Scratch {
 class Performer {
  public:
   Performer(Cluster& cluster, const Product& product, const Issue& made)
-      : cluster_(cluster), p_(product), made_(made), actor_(made.actor(cluster.pipes[product.pipe].agent, product.time)) {}
+      : cluster_(cluster),
+        p_(product),
+        made_(made),
+        actor_(made.actor(cluster.pipes[product.pipe].agent, product.time)) {}
 
   void perform() {
     static thread_local Scratch scratch;
@@ -59,7 +62,8 @@ class Performer {
     u32 n = p_.shape.n, b_rows = n / p_.ctas();
     s.b.resize(n * depth);
     for (u32 i = 0; i < p_.ctas(); ++i)
-      operand(s, *cluster_.ctas[p_.pipe + i], p_.b, p_.shape.b_mn_major, b_rows, p_.shape.b, p_.shape.negate_b, s.b.data() + i * b_rows * depth);
+      operand(s, *cluster_.ctas[p_.pipe + i], p_.b, p_.shape.b_mn_major, b_rows, p_.shape.b, p_.shape.negate_b,
+              s.b.data() + i * b_rows * depth);
     s.a.resize(p_.rows() * depth);
     for (u32 i = 0; i < p_.ctas(); ++i) {
       Cta& cta = *cluster_.ctas[p_.pipe + i];
@@ -72,12 +76,13 @@ class Performer {
 
  private:
   // A matrix in shared memory, by its descriptor.
-  void operand(Scratch& s, Cta& cta, u64 descriptor, bool mn_major, u32 rows, Element element, bool negate, float* out) {
+  void operand(Scratch& s, Cta& cta, u64 descriptor, bool mn_major, u32 rows, Element element, bool negate,
+               float* out) {
     view_sm100(descriptor, mn_major, rows, depth, s.view);
     for (u32 chunk : s.view.chunks)
       if (chunk < cluster_.grid.launch.device.reserved_shared || chunk + 16 > cta.shared_end)
-        cluster_.fault(check::Kind::out_of_bounds, "a matrix operand lies outside the CTA's shared memory", "shared " + hex(chunk), made_.origin,
-                       "descriptor " + hex(descriptor));
+        cluster_.fault(check::Kind::out_of_bounds, "a matrix operand lies outside the CTA's shared memory",
+                       "shared " + hex(chunk), made_.origin, "descriptor " + hex(descriptor));
     if (cluster_.history) cluster_.history->read_shared(actor_, cta.rank, s.view.chunks, 16);
     s.bits.resize(rows * depth);
     gather(s.view, cta.shared(0), s.bits.data());
@@ -95,13 +100,15 @@ class Performer {
   void tensor_operand(Scratch& s, Cta& cta) {
     u32 address = static_cast<u32>(p_.a), column = TensorMemory::column_of(address);
     if (p_.pair && p_.rows() == 64)
-      cluster_.fault(check::Kind::undefined, "A in tensor memory with cta_group::2 and M = 128 is not modelled", "tensor memory " + hex(address), made_.origin);
+      cluster_.fault(check::Kind::undefined, "A in tensor memory with cta_group::2 and M = 128 is not modelled",
+                     "tensor memory " + hex(address), made_.origin);
     require_allocated(cta, column, depth / 2);
     s.bits.resize(p_.rows() * depth);
     for (const Band& band : bands(p_, TensorMemory::lane_of(address))) {
       touch(cta, band.lane, band.rows, column, depth / 2, false);
       for (u32 r = 0; r < band.rows; ++r)
-        for (u32 k = 0; k < depth / 2; ++k) std::memcpy(&s.bits[(band.row + r) * depth + 2 * k], &cta.tensor.at(band.lane + r, column + k), 4);
+        for (u32 k = 0; k < depth / 2; ++k)
+          std::memcpy(&s.bits[(band.row + r) * depth + 2 * k], &cta.tensor.at(band.lane + r, column + k), 4);
     }
     widen(p_.shape.a, s.bits.data(), s.a.data(), p_.rows() * depth);
     if (p_.shape.negate_a) std::ranges::for_each(s.a, [](float& x) { x = -x; });
@@ -123,8 +130,9 @@ class Performer {
       if (p_.accumulate) touch(cta, band.lane, band.rows, first, band.columns, false);
       touch(cta, band.lane, band.rows, first, band.columns, true);
       std::vector<u32> kept = keep(cta, band, first, which);
-      multiply(reinterpret_cast<float*>(&cta.tensor.at(band.lane, first)), TensorMemory::lanes, s.b.data() + band.column * depth,
-               s.a.data() + band.row * depth, band.columns, band.rows, depth, p_.accumulate);
+      multiply(reinterpret_cast<float*>(&cta.tensor.at(band.lane, first)), TensorMemory::lanes,
+               s.b.data() + band.column * depth, s.a.data() + band.row * depth, band.columns, band.rows, depth,
+               p_.accumulate);
       restore(cta, band, first, which, kept);
     }
   }
@@ -146,7 +154,8 @@ class Performer {
       for (u32 c = 0; disabled(which, lane) && c < band.columns; ++c) cta.tensor.at(lane, first + c) = *next++;
   }
 
-  // 4096 dense 16-bit multiply-adds a clock and CTA: 128 x 128 x 16 in 64 clocks (measured 64.6, SemiAnalysis microbench-blackwell).
+  // 4096 dense 16-bit multiply-adds a clock and CTA: 128 x 128 x 16 in 64 clocks (measured 64.6, SemiAnalysis
+  // microbench-blackwell).
   void count() {
     u64 macs = u64{p_.shape.m} * p_.shape.n * depth;
     cluster_.counters.tensor_macs += macs;
@@ -180,14 +189,15 @@ Product product(Warp& warp, const Inst& inst, const Issue& made) {
   p.d = static_cast<u32>(warp.address(inst.op[0], made.lane));
   p.a = p.a_in_tensor_memory ? warp.address(inst.op[1], made.lane) : warp.value(inst.op[1], made.lane);
   p.b = warp.value(inst.op[2], made.lane);
-  for (u32 i = 0; i < inst.field[kDisable]; ++i) p.disabled_lanes[i] = static_cast<u32>(warp.value(inst.op[4 + i], made.lane));
+  for (u32 i = 0; i < inst.field[kDisable]; ++i)
+    p.disabled_lanes[i] = static_cast<u32>(warp.value(inst.op[4 + i], made.lane));
   p.accumulate = warp.value(inst.op[inst.ops - 1], made.lane) != 0;
   p.shape = instruction_descriptor(static_cast<u32>(warp.value(inst.op[3], made.lane)), p.pair ? 2 : 1);
   auto require_first_lane = [&](const char* what, u64 address) {
     u32 lane = TensorMemory::lane_of(static_cast<u32>(address));
     if (lane != 0 && !(p.rows() == 64 && !p.pair && lane == 16))
-      warp.cluster.fault(check::Kind::undefined, std::string(what) + " must begin at lane 0 (or 16 for M = 64)", "tensor memory " + hex(address),
-                         made.origin);
+      warp.cluster.fault(check::Kind::undefined, std::string(what) + " must begin at lane 0 (or 16 for M = 64)",
+                         "tensor memory " + hex(address), made.origin);
   };
   require_first_lane("the accumulator", p.d);
   if (p.a_in_tensor_memory) require_first_lane("A in tensor memory", p.a);
@@ -210,7 +220,8 @@ Step mma(Warp& warp, const Inst& inst) {
   TensorPipe& order = pipe(cluster, p.pipe);
   p.time = order.time++;
   ++order.products;
-  cluster.engine.submit_tcgen05(p.pipe, [=, &cluster] { explained(cluster, made, [&] { Performer(cluster, p, made).perform(); }); });
+  cluster.engine.submit_tcgen05(
+      p.pipe, [=, &cluster] { explained(cluster, made, [&] { Performer(cluster, p, made).perform(); }); });
   return Step::next();
 }
 
@@ -261,9 +272,11 @@ Execute bind_commit(Binding& binding) {
 }
 
 const Row rows[] = {
-    {"tcgen05.mma.cta_group::{1,2}.kind::f16[.collector::a::{fill,use,lastuse,discard}]   [d:b32], a:b64|[a:b32], b:b64, i:b32[, {l:b32}], p:pred",
+    {"tcgen05.mma.cta_group::{1,2}.kind::f16[.collector::a::{fill,use,lastuse,discard}]   [d:b32], a:b64|[a:b32], "
+     "b:b64, i:b32[, {l:b32}], p:pred",
      bind_mma, Unit::tensor},
-    {"tcgen05.commit.cta_group::{1,2}.mbarrier::arrive::one[.shared::cluster][.multicast::cluster].b64   [a][multicast::cluster, m:u16]",
+    {"tcgen05.commit.cta_group::{1,2}.mbarrier::arrive::one[.shared::cluster][.multicast::cluster].b64   "
+     "[a][multicast::cluster, m:u16]",
      bind_commit, Unit::tensor},
 };
 

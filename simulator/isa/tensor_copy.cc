@@ -27,7 +27,8 @@ Box box(Warp& warp, const Inst& inst, u32 first, const Issue& made) {
     const std::vector<u8>& block = cluster.grid.launch.parameters;
     u64 offset = parameter_offset(address);
     if (offset + sizeof(TensorMap) > block.size())
-      cluster.fault(check::Kind::out_of_bounds, "tensor map beyond the kernel's parameters", "offset " + std::to_string(offset), made.origin);
+      cluster.fault(check::Kind::out_of_bounds, "tensor map beyond the kernel's parameters",
+                    "offset " + std::to_string(offset), made.origin);
     bytes = block.data() + offset;
   } else {
     bytes = cluster.global(address, sizeof(TensorMap), 64, false, made.origin);
@@ -36,7 +37,9 @@ Box box(Warp& warp, const Inst& inst, u32 first, const Issue& made) {
   std::optional<TensorMap> map = decode(bytes, &why);
   if (!map) cluster.fault(check::Kind::undefined, "not a tensor map: " + why, "address " + hex(address), made.origin);
   if (map->rank != inst.field[kRank])
-    cluster.fault(check::Kind::undefined, "a tensor map of " + std::to_string(map->rank) + " dimensions in a copy of " + std::to_string(inst.field[kRank]),
+    cluster.fault(check::Kind::undefined,
+                  "a tensor map of " + std::to_string(map->rank) + " dimensions in a copy of " +
+                      std::to_string(inst.field[kRank]),
                   "address " + hex(address), made.origin);
   Box result{*map, {}, address_xor(static_cast<Swizzle>(map->swizzle))};
   for (u32 i = 0; i < map->rank; ++i) result.at[i] = static_cast<i32>(warp.value(inst.op[first + 1 + i], made.lane));
@@ -50,13 +53,15 @@ template <class F> void for_each_run(const std::vector<BoxPiece>& pieces, F visi
   for (std::size_t i = 0; i < pieces.size();) {
     std::size_t end = i + 1;
     u64 bytes = pieces[i].bytes;
-    while (end < pieces.size() && pieces[i].address && pieces[end].address == pieces[i].address + bytes) bytes += pieces[end++].bytes;
+    while (end < pieces.size() && pieces[i].address && pieces[end].address == pieces[i].address + bytes)
+      bytes += pieces[end++].bytes;
     if (pieces[i].address) visit(pieces[i].address, bytes);
     i = end;
   }
 }
 
-void load_into(Cluster& cluster, const Box& from, const std::vector<BoxPiece>& pieces, u64 destination, const Signal& signalled, const Issue& made) {
+void load_into(Cluster& cluster, const Box& from, const std::vector<BoxPiece>& pieces, u64 destination,
+               const Signal& signalled, const Issue& made) {
   u32 bytes = box_bytes(from.map);
   SharedPlace place = cluster.shared(destination, bytes, shared_alignment(from.map), made.origin);
   cluster.refuse_mbarrier(place, bytes, true, made.origin);
@@ -72,8 +77,8 @@ void load_into(Cluster& cluster, const Box& from, const std::vector<BoxPiece>& p
   cluster.complete_tx(*signalled.barrier, *signalled.cta, bytes, made.origin);
 }
 
-// Into this CTA, or with multicast to the same offset in each CTA of a mask. The signal goes to the mbarrier at the same offset of the
-// receiving CTA; with cta_group::2 to that one of its pair that the mbarrier's address names.
+// Into this CTA, or with multicast to the same offset in each CTA of a mask. The signal goes to the mbarrier at the
+// same offset of the receiving CTA; with cta_group::2 to that one of its pair that the mbarrier's address names.
 Step load(Warp& warp, const Inst& inst) {
   Issue made = issue(warp, "tensor copy");
   u64 destination = warp.address(inst.op[0], made.lane);
@@ -110,7 +115,8 @@ Step store(Warp& warp, const Inst& inst) {
   cluster.engine.submit([=, &cluster] {
     u32 bytes = box_bytes(to.map);
     SharedPlace place = cluster.shared(source, bytes, shared_alignment(to.map), made.origin);
-    if (cluster.history) cluster.history->read_shared(made.actor(issuer->bulk.reader, time), place.cta->rank, place.offset, bytes);
+    if (cluster.history)
+      cluster.history->read_shared(made.actor(issuer->bulk.reader, time), place.cta->rank, place.offset, bytes);
     auto pieces = std::make_shared<std::vector<BoxPiece>>(walk(to.map, to.at.data()));
     auto data = std::make_shared<std::vector<u8>>(bytes);
     for (const BoxPiece& piece : *pieces)
@@ -132,7 +138,8 @@ template <Execute body> Execute bind(Binding& binding) {
   const Spelling& spelling = binding.spelling;
   u32 rank = static_cast<u32>(spelling.parts[4][0] - '0');
   u32 coordinates = binding.group[body == Execute{load} ? 1 : 0] - 1;
-  if (coordinates != rank) binding.refuse(std::to_string(coordinates) + " coordinates for a copy of " + std::to_string(rank) + " dimensions");
+  if (coordinates != rank)
+    binding.refuse(std::to_string(coordinates) + " coordinates for a copy of " + std::to_string(rank) + " dimensions");
   binding.inst.field[kRank] = rank;
   binding.inst.field[kMulticast] = spelling.has("multicast::cluster");
   binding.inst.field[kPair] = spelling.has("cta_group::2");
@@ -140,14 +147,18 @@ template <Execute body> Execute bind(Binding& binding) {
 }
 
 // The DSL writes .cta_group after .L2::cache_hint, the manual before it.
-#define LOAD "cp.async.bulk.tensor.{1d,2d,3d,4d,5d}.shared::cluster.global[.tile].mbarrier::complete_tx::bytes[.multicast::cluster]"
+#define LOAD                                                                                                      \
+  "cp.async.bulk.tensor.{1d,2d,3d,4d,5d}.shared::cluster.global[.tile].mbarrier::complete_tx::bytes[.multicast::" \
+  "cluster]"
 #define LOAD_OPERANDS "   [a], [t, {c}], [m][multicast::cluster, k:u16][L2::cache_hint, p:b64]"
 const Row rows[] = {
-    {"cp.async.bulk.tensor.{1d,2d,3d,4d,5d}.shared::cta.global[.tile].mbarrier::complete_tx::bytes[.L2::cache_hint]" LOAD_OPERANDS,
+    {"cp.async.bulk.tensor.{1d,2d,3d,4d,5d}.shared::cta.global[.tile].mbarrier::complete_tx::bytes[.L2::cache_"
+     "hint]" LOAD_OPERANDS,
      bind<load>, Unit::memory},
     {LOAD "[.L2::cache_hint][.cta_group::{1,2}]" LOAD_OPERANDS, bind<load>, Unit::memory},
     {LOAD ".cta_group::{1,2}.L2::cache_hint" LOAD_OPERANDS, bind<load>, Unit::memory},
-    {"cp.async.bulk.tensor.{1d,2d,3d,4d,5d}.global.shared::cta[.tile].bulk_group[.L2::cache_hint]   [t, {c}], [a][L2::cache_hint, p:b64]",
+    {"cp.async.bulk.tensor.{1d,2d,3d,4d,5d}.global.shared::cta[.tile].bulk_group[.L2::cache_hint]   [t, {c}], "
+     "[a][L2::cache_hint, p:b64]",
      bind<store>, Unit::memory},
 };
 #undef LOAD

@@ -1,4 +1,5 @@
-// tcgen05.alloc, dealloc, ld, st, wait: tensor memory and the registers of a warp (PTX ISA, "Tensor Memory and Register Load/Store").
+// tcgen05.alloc, dealloc, ld, st, wait: tensor memory and the registers of a warp (PTX ISA, "Tensor Memory and Register
+// Load/Store").
 #include <bit>
 #include <cstring>
 #include <utility>
@@ -44,16 +45,21 @@ Region region(Warp& warp, const Inst& inst, const Operand& address_operand) {
   u32 address = static_cast<u32>(warp.address(address_operand, warp.first_lane()));
   Shape shape = static_cast<Shape>(inst.field[kShape]);
   u32 lanes = shape == Shape::s32x32b ? 32 : 16;
-  Region r{TensorMemory::lane_of(address), TensorMemory::column_of(address), columns_of(shape) * inst.field[kRepeat], 0, lanes / 16};
+  Region r{TensorMemory::lane_of(address), TensorMemory::column_of(address), columns_of(shape) * inst.field[kRepeat], 0,
+           lanes / 16};
   r.half = r.lane / 16;
-  auto where = [&] { return "tensor memory " + hex(address) + " (lane " + std::to_string(r.lane) + ", column " + std::to_string(r.column) + ")"; };
+  auto where = [&] {
+    return "tensor memory " + hex(address) + " (lane " + std::to_string(r.lane) + ", column " +
+           std::to_string(r.column) + ")";
+  };
   if (r.lane % lanes || r.lane >= TensorMemory::lanes || r.lane / 32 != warp.index % 4)
-    cluster.fault(check::Kind::out_of_bounds, "a warp may touch only its own 32 lanes of tensor memory", where(), warp.origin(),
-                  "warp " + std::to_string(warp.index) + " has lanes " + std::to_string(32 * (warp.index % 4)) + " to " +
-                      std::to_string(32 * (warp.index % 4) + 31));
+    cluster.fault(check::Kind::out_of_bounds, "a warp may touch only its own 32 lanes of tensor memory", where(),
+                  warp.origin(),
+                  "warp " + std::to_string(warp.index) + " has lanes " + std::to_string(32 * (warp.index % 4)) +
+                      " to " + std::to_string(32 * (warp.index % 4) + 31));
   if (!warp.cta.tensor.allocated(r.column, r.columns))
-    cluster.fault(check::Kind::tensor_memory, "access to columns of tensor memory that are not allocated", where(), warp.origin(),
-                  std::to_string(r.columns) + " columns");
+    cluster.fault(check::Kind::tensor_memory, "access to columns of tensor memory that are not allocated", where(),
+                  warp.origin(), std::to_string(r.columns) + " columns");
   return r;
 }
 
@@ -62,16 +68,23 @@ check::Agent agent_of(Warp& warp, check::Agent& agent, check::AgentKind kind) {
   return agent;
 }
 
-// Registers get their values at once; that the load has completed is known when a value is used or after tcgen05.wait::ld.
+// Registers get their values at once; that the load has completed is known when a value is used or after
+// tcgen05.wait::ld.
 Step load(Warp& warp, const Inst& inst) {
   if (!warp.gathered(all_lanes)) return warp.wait_for_lanes();
   Cluster& cluster = warp.cluster;
   u32 registers = static_cast<u32>(inst.ops) - 1;
   Region r = region(warp, inst, inst.op[registers]);
   if (cluster.history) {
-    check::Actor actor{agent_of(warp, warp.load_agent, check::AgentKind::tensor_load), warp.load_time, all_lanes, false, warp.pc(),
-                       &warp.view.known_to(all_lanes), false};
-    for (u32 i = 0; i < r.halves; ++i) cluster.history->read_tensor(actor, warp.cta.rank, r.half + i, r.column, r.columns);
+    check::Actor actor{agent_of(warp, warp.load_agent, check::AgentKind::tensor_load),
+                       warp.load_time,
+                       all_lanes,
+                       false,
+                       warp.pc(),
+                       &warp.view.known_to(all_lanes),
+                       false};
+    for (u32 i = 0; i < r.halves; ++i)
+      cluster.history->read_tensor(actor, warp.cta.rank, r.half + i, r.column, r.columns);
     warp.loads.push_back({warp.pc(), warp.load_time++});
   }
   Shape shape = static_cast<Shape>(inst.field[kShape]);
@@ -92,9 +105,15 @@ Step store(Warp& warp, const Inst& inst) {
   u32 registers = static_cast<u32>(inst.ops) - 1;
   Region r = region(warp, inst, inst.op[0]);
   if (cluster.history) {
-    check::Actor actor{agent_of(warp, warp.store_agent, check::AgentKind::tensor_store), warp.store_time++, all_lanes, false, warp.pc(),
-                       &warp.view.known_to(all_lanes), false};
-    for (u32 i = 0; i < r.halves; ++i) cluster.history->write_tensor(actor, warp.cta.rank, r.half + i, r.column, r.columns);
+    check::Actor actor{agent_of(warp, warp.store_agent, check::AgentKind::tensor_store),
+                       warp.store_time++,
+                       all_lanes,
+                       false,
+                       warp.pc(),
+                       &warp.view.known_to(all_lanes),
+                       false};
+    for (u32 i = 0; i < r.halves; ++i)
+      cluster.history->write_tensor(actor, warp.cta.rank, r.half + i, r.column, r.columns);
   }
   Shape shape = static_cast<Shape>(inst.field[kShape]);
   for (u32 j = 0; j < registers; ++j) {
@@ -121,15 +140,15 @@ Step wait_store(Warp& warp, const Inst&) {
   return Step::next();
 }
 
-// With cta_group::2 the issuing warp must make sure that the peer CTA has been launched: some barrier.cluster before. Without one, the
-// first CTA to run gets here while no generation of that barrier is complete.
+// With cta_group::2 the issuing warp must make sure that the peer CTA has been launched: some barrier.cluster before.
+// Without one, the first CTA to run gets here while no generation of that barrier is complete.
 void require_peer(Warp& warp) {
   Cluster& cluster = warp.cluster;
   if (cluster.ctas.size() % 2)
     cluster.fault(check::Kind::undefined, "cta_group::2 in a cluster without a CTA pair", "cluster", warp.origin());
   if (cluster.barrier.generation || cluster.grid.reports.seen(check::Kind::tensor_memory, ~0u, warp.pc())) return;
-  cluster.warn(check::Kind::tensor_memory, "tcgen05.alloc of a CTA pair before the peer CTA is known to run", "tensor memory", warp.origin(),
-               "barrier.cluster.arrive and barrier.cluster.wait must come before it");
+  cluster.warn(check::Kind::tensor_memory, "tcgen05.alloc of a CTA pair before the peer CTA is known to run",
+               "tensor memory", warp.origin(), "barrier.cluster.arrive and barrier.cluster.wait must come before it");
 }
 
 // Both CTAs of a pair allocate together: the second to come allocates for both, the first finds it done.
@@ -152,8 +171,10 @@ bool allocate(Warp& warp, u32 columns, bool pair, int& base) {
   if (base < 0) return false;
   int other = peer.allocate(columns, warp.pc());
   if (other != base)
-    warp.cluster.fault(check::Kind::tensor_memory, "the two CTAs of a pair would get different columns", "tensor memory", warp.origin(),
-                       "column " + std::to_string(base) + " here, " + std::to_string(other) + " in the peer: they have not allocated alike");
+    warp.cluster.fault(check::Kind::tensor_memory, "the two CTAs of a pair would get different columns",
+                       "tensor memory", warp.origin(),
+                       "column " + std::to_string(base) + " here, " + std::to_string(other) +
+                           " in the peer: they have not allocated alike");
   peer.granted = other;
   own.requested = 0;
   ++peer.version;
@@ -166,13 +187,15 @@ Step alloc(Warp& warp, const Inst& inst) {
   TensorMemory& tensor = warp.cta.tensor;
   u32 columns = static_cast<u32>(warp.value(inst.op[1], warp.first_lane()));
   if (columns < 32 || columns > 512 || !std::has_single_bit(columns))
-    cluster.fault(check::Kind::tensor_memory, "tcgen05.alloc takes 32, 64, 128, 256 or 512 columns", "tensor memory", warp.origin(),
-                  "given " + std::to_string(columns));
+    cluster.fault(check::Kind::tensor_memory, "tcgen05.alloc takes 32, 64, 128, 256 or 512 columns", "tensor memory",
+                  warp.origin(), "given " + std::to_string(columns));
   if (!tensor.permit)
-    cluster.fault(check::Kind::tensor_memory, "tcgen05.alloc after relinquish_alloc_permit", "tensor memory", warp.origin());
+    cluster.fault(check::Kind::tensor_memory, "tcgen05.alloc after relinquish_alloc_permit", "tensor memory",
+                  warp.origin());
   SharedPlace place = cluster.shared(warp.address(inst.op[0], warp.first_lane()), 4, 4, warp.origin());
   int base = -1;
-  if (!allocate(warp, columns, inst.field[kPair], base)) return warp.wait(Waiting::On::tensor_memory, tensor.version, columns);
+  if (!allocate(warp, columns, inst.field[kPair], base))
+    return warp.wait(Waiting::On::tensor_memory, tensor.version, columns);
   tensor.completed = {warp.view.agent(), warp.view.now()};
   if (cluster.history) {
     cluster.history->forget_tensor(warp.cta.rank, static_cast<u32>(base), columns);
@@ -189,8 +212,9 @@ void require_peer_allocated(Warp& warp) {
   const auto& [agent, time] = peer.completed;
   const bool known = !cluster.history || warp.view.known_to(all_lanes).generic.covers(agent, all_lanes, time);
   if (peer.granted < 0 && known) return;
-  cluster.warn(check::Kind::tensor_memory, "tcgen05.dealloc before the peer CTA's tcgen05.alloc is known to be complete",
-               "tensor memory", warp.origin(), "a barrier.cluster, or a signal of the peer, must come between them");
+  cluster.warn(check::Kind::tensor_memory,
+               "tcgen05.dealloc before the peer CTA's tcgen05.alloc is known to be complete", "tensor memory",
+               warp.origin(), "a barrier.cluster, or a signal of the peer, must come between them");
 }
 
 // Freeing is a write of all that is freed: whoever still reads or writes there races with it.
@@ -205,7 +229,8 @@ Step dealloc(Warp& warp, const Inst& inst) {
     cluster.fault(check::Kind::tensor_memory, "tcgen05.dealloc of columns that were not allocated so",
                   "tensor memory " + hex(address) + ", " + std::to_string(columns) + " columns", warp.origin());
   if (cluster.history) {
-    for (u32 half = 0; half < halves; ++half) cluster.history->write_tensor(warp.actor(all_lanes), warp.cta.rank, half, column, columns);
+    for (u32 half = 0; half < halves; ++half)
+      cluster.history->write_tensor(warp.actor(all_lanes), warp.cta.rank, half, column, columns);
     cluster.history->forget_tensor(warp.cta.rank, column, columns);
   }
   return Step::next();
@@ -226,12 +251,16 @@ template <Execute body> Execute bind_pair(Binding& binding) {
 
 template <Execute body, u32 group> Execute bind_shape(Binding& binding) {
   const Spelling& spelling = binding.spelling;
-  Shape shape = spelling.has("32x32b") ? Shape::s32x32b : spelling.has("16x64b") ? Shape::s16x64b : spelling.has("16x128b") ? Shape::s16x128b : Shape::s16x256b;
+  Shape shape = spelling.has("32x32b")    ? Shape::s32x32b
+                : spelling.has("16x64b")  ? Shape::s16x64b
+                : spelling.has("16x128b") ? Shape::s16x128b
+                                          : Shape::s16x256b;
   u32 repeat = static_cast<u32>(std::stoul(std::string(spelling.starting("x").substr(1))));
   binding.inst.field[kShape] = static_cast<u32>(shape);
   binding.inst.field[kRepeat] = repeat;
   if (binding.group[group] != registers_of(shape) * repeat)
-    binding.refuse(std::to_string(registers_of(shape) * repeat) + " registers are needed, not " + std::to_string(binding.group[group]));
+    binding.refuse(std::to_string(registers_of(shape) * repeat) + " registers are needed, not " +
+                   std::to_string(binding.group[group]));
   return body;
 }
 

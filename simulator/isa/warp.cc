@@ -1,4 +1,5 @@
-// Lanes of one warp talking to each other: elect, shfl, vote, match, redux, bar.warp (PTX ISA, "Parallel Synchronization").
+// Lanes of one warp talking to each other: elect, shfl, vote, match, redux, bar.warp (PTX ISA, "Parallel
+// Synchronization").
 #include <algorithm>
 
 #include "isa/families.h"
@@ -8,15 +9,16 @@
 namespace sim {
 namespace {
 
-// The member mask must name the executing lanes. That those which execute together name the same ones is ours: groups of lanes that
-// meet at one instruction with masks of their own are not modelled.
+// The member mask must name the executing lanes. That those which execute together name the same ones is ours: groups
+// of lanes that meet at one instruction with masks of their own are not modelled.
 Mask members(Warp& warp, const Operand& operand) {
   const u32* masks = warp.in<u32>(operand);
   Mask member = masks[warp.first_lane()];
   bool same = true;
   for (Mask rest = warp.active; rest; rest &= rest - 1) same &= masks[__builtin_ctz(rest)] == member;
   if (!same || warp.active & ~member)
-    warp.cluster.fault(check::Kind::undefined, "the member mask " + std::string(same ? "lacks lanes that execute" : "differs between lanes"),
+    warp.cluster.fault(check::Kind::undefined,
+                       "the member mask " + std::string(same ? "lacks lanes that execute" : "differs between lanes"),
                        "member mask " + hex(member) + ", executing lanes " + hex(warp.active), warp.origin());
   return member;
 }
@@ -55,7 +57,9 @@ template <Shuffle mode> Step shuffle(Warp& warp, const Inst& inst) {
       case Shuffle::up: from = static_cast<i32>(lane - distance), valid = from >= static_cast<i32>(highest); break;
       case Shuffle::down: from = static_cast<i32>(lane + distance), valid = from <= static_cast<i32>(highest); break;
       case Shuffle::bfly: from = static_cast<i32>(lane ^ distance), valid = from <= static_cast<i32>(highest); break;
-      case Shuffle::idx: from = static_cast<i32>(lowest | (distance & ~segment)), valid = from <= static_cast<i32>(highest); break;
+      case Shuffle::idx:
+        from = static_cast<i32>(lowest | (distance & ~segment)), valid = from <= static_cast<i32>(highest);
+        break;
     }
     if (!valid) from = static_cast<i32>(lane);
     out[lane] = source[from & 31];
@@ -89,7 +93,8 @@ template <class T, class F> Step reduce(Warp& warp, const Inst& inst, F combine)
   if (!warp.gathered(member)) return warp.wait_for_lanes();
   const T* in = warp.in<T>(inst.op[1]);
   T value = in[warp.first_lane()];
-  for (Mask rest = warp.active & (warp.active - 1); rest; rest &= rest - 1) value = combine(value, in[__builtin_ctz(rest)]);
+  for (Mask rest = warp.active & (warp.active - 1); rest; rest &= rest - 1)
+    value = combine(value, in[__builtin_ctz(rest)]);
   for (Mask rest = warp.active; rest; rest &= rest - 1) warp.out<T>(inst.op[0])[__builtin_ctz(rest)] = value;
   return Step::next();
 }

@@ -81,14 +81,16 @@ void keep_own_rows(MatrixView& view, u32 first) {
   view.chunks.resize(own_rows * (depth / 8));
 }
 
-// The part of B whose reads are this warp's to answer for: the four warps of a group read all of it, each remembers a quarter.
+// The part of B whose reads are this warp's to answer for: the four warps of a group read all of it, each remembers a
+// quarter.
 std::span<const u32> own_quarter(const Warp& warp, const MatrixView& view) {
   const std::size_t quarter = view.chunks.size() / warpgroup_warps;
   return std::span(view.chunks).subspan(warp.index % warpgroup_warps * quarter, quarter);
 }
 
 // Reads an operand from shared memory; `answered` are the chunks that are checked as this warp's.
-void read(Warp& warp, const MatrixView& view, std::span<const u32> answered, Element element, const char* name, float* values) {
+void read(Warp& warp, const MatrixView& view, std::span<const u32> answered, Element element, const char* name,
+          float* values) {
   Cluster& cluster = warp.cluster;
   Cta& cta = warp.cta;
   const u32 start = cluster.grid.launch.device.reserved_shared;

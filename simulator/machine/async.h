@@ -18,7 +18,8 @@ using Known = std::shared_ptr<const check::Knowledge>;
 // Operations of one CTA pair's tcgen05 pipe are performed in the order of issue, all others in any order.
 class AsyncEngine {
  public:
-  AsyncEngine(const Options& options, u32 cluster) : schedule_(options.schedule), random_(options.seed * 0x9E3779B97F4A7C15 + cluster) {}
+  AsyncEngine(const Options& options, u32 cluster)
+      : schedule_(options.schedule), random_(options.seed * 0x9E3779B97F4A7C15 + cluster) {}
 
   // An operation without order. It may submit another when performed (the write that follows a read).
   void submit(std::function<void()> operation);

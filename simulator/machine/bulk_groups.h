@@ -9,7 +9,8 @@
 
 namespace sim {
 
-// A group belongs to the lane that issued it. An operation first finishes reading its source, then writing its destination.
+// A group belongs to the lane that issued it. An operation first finishes reading its source, then writing its
+// destination.
 struct BulkGroups {
   struct Operation {
     u32 pc;
@@ -30,8 +31,8 @@ struct BulkGroups {
   void commit(Mask lanes, check::Time time);
   void finished_reading(u64 number);
   void finished_writing(u64 number);
-  // True if at most `allowed` newest groups of each of these lanes are unfinished; then forgets (or marks as read) the others and
-  // sets `known` to the newest time they end with.
+  // True if at most `allowed` newest groups of each of these lanes are unfinished; then forgets (or marks as read) the
+  // others and sets `known` to the newest time they end with.
   bool await(Mask lanes, u32 allowed, bool read_only, check::Time& known);
   // pc of an operation whose source may still be read when its CTA's memory goes away, or ~0.
   u32 unawaited() const;

@@ -17,13 +17,18 @@ u32 entry_registers(u32 registers, u32 threads) { return std::min(248u, register
 }  // namespace
 
 Cluster::Cluster(Grid& grid_, u32 number_)
-    : grid(grid_), number(number_), engine(grid_.options, number_), pipes(grid_.cluster_ctas), executed(grid_.program.code.size()) {
+    : grid(grid_),
+      number(number_),
+      engine(grid_.options, number_),
+      pipes(grid_.cluster_ctas),
+      executed(grid_.program.code.size()) {
   const Launch& launch = grid.launch;
   std::vector<Dim3> ids;
   for (u32 rank = 0; rank < grid.cluster_ctas; ++rank) ids.push_back(cta_id(rank));
   if (grid.options.checks)
-    history = std::make_unique<check::HappensBefore>(number, grid.cluster_ctas, grid.shared_end(), launch.device.reserved_shared,
-                                                     grid.global_history, grid.reports, ids);
+    history =
+        std::make_unique<check::HappensBefore>(number, grid.cluster_ctas, grid.shared_end(),
+                                               launch.device.reserved_shared, grid.global_history, grid.reports, ids);
   u32 threads = static_cast<u32>(launch.block.volume());
   u32 warps = (threads + warp_size - 1) / warp_size;
   u32 registers = entry_registers(launch.device.registers, warps * warp_size);
@@ -52,7 +57,8 @@ u64 Cluster::turn(Warp& warp, u64 budget) {
   u64 quantum = grid.options.schedule == Schedule::random ? 1 + engine.random()() % 64 : eager_quantum;
   u64 done = warp.run(std::min(quantum, budget));
   if (warp.executed > grid.options.max_instructions)
-    fault(check::Kind::livelock, "a warp has executed more than " + std::to_string(grid.options.max_instructions) + " instructions",
+    fault(check::Kind::livelock,
+          "a warp has executed more than " + std::to_string(grid.options.max_instructions) + " instructions",
           warp.name(), {warp.cta.id, warp.index, 0, warp.fragments().empty() ? 0 : warp.fragments()[0].pc});
   return done;
 }
@@ -100,7 +106,8 @@ void Cluster::left(Warp& warp, u32 pc) {
   ++warp.cta.registers.version;
   auto unawaited = [&](u32 pc, const char* what, const std::string& why) {
     if (pc == ~0u) return;
-    warn(check::Kind::not_awaited, std::string(what) + " is not awaited before its warp exits", warp.name(), {warp.cta.id, warp.index, 0, pc},
+    warn(check::Kind::not_awaited, std::string(what) + " is not awaited before its warp exits", warp.name(),
+         {warp.cta.id, warp.index, 0, pc},
          "shared memory may be given to another CTA while it is still " + why + " is missing");
   };
   unawaited(warp.bulk.unawaited(), "a bulk operation", "read; cp.async.bulk.wait_group.read 0");
@@ -124,8 +131,8 @@ void Cluster::settle_barrier() {
 
 namespace {
 
-// A CTA's shared memory goes with it, which is a write of all of it: a peer that may still use it races with the end. The
-// CTA's own operations are passed over here, for those that it did not await are reported by name.
+// A CTA's shared memory goes with it, which is a write of all of it: a peer that may still use it races with the end.
+// The CTA's own operations are passed over here, for those that it did not await are reported by name.
 void free_shared(const Cta& cta, const Warp& last, u32 pc) {
   Cluster& cluster = cta.cluster;
   const u32 start = cluster.grid.launch.device.reserved_shared;
@@ -148,7 +155,7 @@ void free_shared(const Cta& cta, const Warp& last, u32 pc) {
 void Cluster::finish(Cta& cta, const Warp& last, u32 pc) {
   --running_ctas;
   free_shared(cta, last, pc);
-  Origin origin{cta.id, 0, 0, 0, ""};
+  Origin origin{cta.id, Origin::unknown_warp, 0, 0, ""};
   if (cta.tensor.any_allocated()) {
     origin.pc = cta.tensor.allocated_by();
     warn(check::Kind::tensor_memory, "tensor memory is not freed before the CTA exits", "tensor memory", origin,

@@ -32,14 +32,16 @@ class Cluster {
   SharedPlace shared(u64 address, u32 bytes, u32 align, const Origin& origin);
   // A global address -> host memory; a fault if it is out of bounds, misaligned or read-only.
   u8* global(u64 address, u64 bytes, u32 align, bool write, const Origin& origin);
-  // An initialised mbarrier that `known` follows the initialisation of. `async`: used by the async proxy or from another CTA.
+  // An initialised mbarrier that `known` follows the initialisation of. `async`: used by the async proxy or from
+  // another CTA.
   Mbarrier& mbarrier(u64 address, const Origin& origin, const check::Knowledge* known, bool async);
   // Plain data and an mbarrier must not share a place: a fault if these bytes are some mbarrier's.
   void refuse_mbarrier(const SharedPlace& place, u32 bytes, bool write, const Origin& origin) {
     if (place.cta->mbarriers.overlaps(place.offset, bytes)) refuse_overlapping(place, bytes, write, origin);
   }
   void warn(check::Kind kind, std::string title, std::string where, const Origin& origin, std::string why = "");
-  [[noreturn]] void fault(check::Kind kind, std::string title, std::string where, const Origin& origin, std::string why = "");
+  [[noreturn]] void fault(check::Kind kind, std::string title, std::string where, const Origin& origin,
+                          std::string why = "");
   Dim3 cta_id(u32 rank) const;
 
   // An arrival on an mbarrier of an asynchronous operation or a warp, with what it passes on.

@@ -23,9 +23,10 @@ std::string describe_mbarrier(Cluster& cluster, const Waiting& waiting) {
   if (!barrier) return text;
   text += ": phase " + std::to_string(barrier->phase);
   if (barrier->pending)
-    text += ", " + std::to_string(barrier->pending) + " of " + std::to_string(barrier->count) + " arrivals missing; last arriver " +
-            last(grid, barrier->arriver);
-  if (barrier->tx > 0) text += ", " + std::to_string(barrier->tx) + " bytes missing; announced " + last(grid, barrier->announcer);
+    text += ", " + std::to_string(barrier->pending) + " of " + std::to_string(barrier->count) +
+            " arrivals missing; last arriver " + last(grid, barrier->arriver);
+  if (barrier->tx > 0)
+    text += ", " + std::to_string(barrier->tx) + " bytes missing; announced " + last(grid, barrier->announcer);
   if (barrier->tx < 0) text += ", " + std::to_string(-barrier->tx) + " bytes more than announced";
   return text;
 }
@@ -39,12 +40,14 @@ std::string describe(Cluster& cluster, const Warp& warp, const Waiting& waiting)
     case On::named_barrier: {
       const NamedBarrier& barrier = warp.cta.named[waiting.object];
       return "barrier " + number + ": " + std::to_string(barrier.arrived) + " of " + std::to_string(barrier.expected) +
-             " threads arrived; last " + (barrier.last_pc == ~0u ? "nobody yet" : cluster.grid.line_of(barrier.last_pc));
+             " threads arrived; last " +
+             (barrier.last_pc == ~0u ? "nobody yet" : cluster.grid.line_of(barrier.last_pc));
     }
     case On::cluster_barrier: return "barrier.cluster: some thread of the cluster has not arrived";
     case On::lanes: return "its other lanes (running: " + hex(warp.live()) + ", here: " + hex(waiting.object) + ")";
     case On::tensor_memory: return number + " columns of tensor memory";
-    case On::register_pool: return number + " registers a thread (setmaxnreg); " + std::to_string(warp.cta.registers.free) + " free";
+    case On::register_pool:
+      return number + " registers a thread (setmaxnreg); " + std::to_string(warp.cta.registers.free) + " free";
     case On::bulk_group: return "a bulk group of its own";
     case On::wgmma_group: return "a wgmma group";
     case On::grid: return "a value in global memory";
@@ -68,16 +71,17 @@ bool waits_there(const Warp& warp, u32 barrier) {
 const Warp* find(const Cluster& cluster, const Mbarrier::By& by) {
   if (by.pc == ~0u) return nullptr;
   for (const auto& cta : cluster.ctas)
-    if (cta->id.x == by.cta.x && cta->id.y == by.cta.y && cta->id.z == by.cta.z && by.warp < cta->warps.size()) return cta->warps[by.warp].get();
+    if (cta->id.x == by.cta.x && cta->id.y == by.cta.y && cta->id.z == by.cta.z && by.warp < cta->warps.size())
+      return cta->warps[by.warp].get();
   return nullptr;
 }
 
-// Of an mbarrier those who arrived at it (or announced bytes) last: who else would have is not known. Of a barrier for all threads, and
-// of a cluster's, all that have not arrived.
+// Of an mbarrier those who arrived at it (or announced bytes) last: who else would have is not known. Of a barrier for
+// all threads, and of a cluster's, all that have not arrived.
 std::vector<Wait> waits(Cluster& cluster, const Warp& warp) {
   std::vector<Wait> found;
   auto add = [&](std::string object, const Warp* other) {
-    if (other && !other->exited()) found.push_back({&warp, std::move(object), other});
+    if (other && other != &warp && !other->exited()) found.push_back({&warp, std::move(object), other});
   };
   for (const Fragment& fragment : warp.fragments()) {
     const Waiting& waiting = fragment.waiting;
@@ -115,7 +119,7 @@ bool close_circle(Cluster& cluster, const Warp& from, std::vector<Wait>& path, s
   return false;
 }
 
-// "cycle   warp 0 -> mbarrier 0x400 -> warp 1 -> mbarrier 0x408 -> warp 0", or nothing.
+// "cycle   warp 0 -> mbarrier 0x400 -> warp 1 -> mbarrier 0x408 -> warp 0 (by last arrivals)", or nothing.
 std::string cycle(Cluster& cluster) {
   auto name = [&](const Warp& warp) {
     return warp.name() + (cluster.ctas.size() > 1 ? " of rank " + std::to_string(warp.cta.rank) : "");
@@ -126,8 +130,12 @@ std::string cycle(Cluster& cluster) {
       std::vector<Wait> path;
       if (!close_circle(cluster, *warp, path, seen)) continue;
       std::string text = "cycle   " + name(*path.front().warp);
-      for (const Wait& wait : path) text += " -> " + wait.object + " -> " + name(*wait.other);
-      return text;
+      bool guessed = false;
+      for (const Wait& wait : path) {
+        text += " -> " + wait.object + " -> " + name(*wait.other);
+        guessed |= wait.object.starts_with("mbarrier");
+      }
+      return text + (guessed ? " (by last arrivals)" : "");
     }
   return "";
 }
@@ -143,7 +151,8 @@ std::vector<std::string> Cluster::waiting_lines() {
     for (const auto& warp : cta->warps) {
       std::string reason = warp->exited() ? "exited" : "";
       for (const Fragment& fragment : warp->fragments())
-        reason += (reason.empty() ? "" : " | ") + grid.line_of(fragment.pc) + " waits for " + describe(*this, *warp, fragment.waiting);
+        reason += (reason.empty() ? "" : " | ") + grid.line_of(fragment.pc) + " waits for " +
+                  describe(*this, *warp, fragment.waiting);
       std::string& who = warps_by_reason[reason];
       if (who.empty()) order.push_back(reason);
       who += (who.empty() ? "" : ",") + std::to_string(warp->index);

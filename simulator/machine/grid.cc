@@ -7,11 +7,12 @@ namespace sim {
 
 namespace {
 
+// In the form that JAX_FA4_SIMULATOR_OPTIONS takes.
 std::string describe(const Options& options) {
   static constexpr const char* names[] = {"eager", "random", "lazy"};
-  std::string text = std::string("--schedule ") + names[static_cast<int>(options.schedule)];
-  if (options.schedule == Schedule::random) text += " --seed " + std::to_string(options.seed);
-  if (options.threads > 1) text += " --threads " + std::to_string(options.threads);
+  std::string text = std::string("schedule=") + names[static_cast<int>(options.schedule)];
+  if (options.schedule == Schedule::random) text += ",seed=" + std::to_string(options.seed);
+  if (options.threads > 1) text += ",threads=" + std::to_string(options.threads);
   return text;
 }
 
@@ -25,9 +26,12 @@ Step skipped(Warp& warp, const Inst& inst) {
 void validate(const Launch& launch) {
   const Program& program = *launch.program;
   auto refuse = [&](const std::string& why) { throw Error("launch of " + program.name + ": " + why); };
-  auto text = [](const Dim3& d) { return "(" + std::to_string(d.x) + "," + std::to_string(d.y) + "," + std::to_string(d.z) + ")"; };
+  auto text = [](const Dim3& d) {
+    return "(" + std::to_string(d.x) + "," + std::to_string(d.y) + "," + std::to_string(d.z) + ")";
+  };
   const Dim3 &grid = launch.grid, &cluster = launch.cluster, &needed = program.required_threads;
-  if (!grid.volume() || !launch.block.volume() || !cluster.volume()) refuse("grid, block and cluster must not be empty");
+  if (!grid.volume() || !launch.block.volume() || !cluster.volume())
+    refuse("grid, block and cluster must not be empty");
   if (grid.volume() > 1u << 31) refuse("grid " + text(grid) + " is too large");
   if (launch.block.volume() > 1024) refuse("block " + text(launch.block) + " has more than 1024 threads");
   if (needed.volume() && (needed.x != launch.block.x || needed.y != launch.block.y || needed.z != launch.block.z))
@@ -35,12 +39,15 @@ void validate(const Launch& launch) {
   if (grid.x % cluster.x || grid.y % cluster.y || grid.z % cluster.z)
     refuse("cluster " + text(cluster) + " does not divide the grid " + text(grid));
   if (cluster.volume() > 16) refuse("cluster " + text(cluster) + " has more than 16 CTAs");
-  if (program.pairs_ctas && cluster.volume() % 2) refuse("a cta_group::2 kernel needs a cluster of an even number of CTAs");
+  if (program.pairs_ctas && cluster.volume() % 2)
+    refuse("a cta_group::2 kernel needs a cluster of an even number of CTAs");
   u64 shared = u64{program.static_shared_bytes} + launch.dynamic_shared;
   if (shared > launch.device.shared_bytes)
-    refuse(std::to_string(shared) + " bytes of shared memory, the device has " + std::to_string(launch.device.shared_bytes));
+    refuse(std::to_string(shared) + " bytes of shared memory, the device has " +
+           std::to_string(launch.device.shared_bytes));
   if (launch.parameters.size() != program.parameter_bytes)
-    refuse(std::to_string(launch.parameters.size()) + " bytes of parameters, the kernel takes " + std::to_string(program.parameter_bytes));
+    refuse(std::to_string(launch.parameters.size()) + " bytes of parameters, the kernel takes " +
+           std::to_string(program.parameter_bytes));
 }
 
 }  // namespace
@@ -116,21 +123,27 @@ void Grid::collect(Cluster& cluster) {
   result_.counters += cluster.counters;
 }
 
-// All workers' clusters wait for values in global memory and nothing has been written since they looked.
+// All workers' clusters wait for values in global memory, and have looked at what was written last: nobody is left to
+// write.
 bool Grid::everyone_waits(u64 seen) {
-  ++idle_;
-  bool all = true;
-  for (int look = 0; look < 1000; ++look) {
-    if (__atomic_load_n(&version, __ATOMIC_ACQUIRE) != seen || reports.stopped()) {
-      all = false;
-      break;
-    }
-    if (idle_ == workers_) break;
-    std::this_thread::yield();
-    if (look == 999) look = 0;
+  auto outdated = [&] { return __atomic_load_n(&version, __ATOMIC_ACQUIRE) != seen || reports.stopped(); };
+  {
+    std::lock_guard lock(idle_mutex_);
+    if (seen < idle_version_) return false;
+    if (seen > idle_version_) idle_ = 0;
+    idle_version_ = seen;
+    ++idle_;
   }
-  if (!all) --idle_;
-  return all;
+  for (;; std::this_thread::yield()) {
+    std::lock_guard lock(idle_mutex_);
+    bool same = idle_version_ == seen, all = same && idle_ == running_;
+    if (!outdated()) {
+      if (all) return true;
+      continue;
+    }
+    if (same) --idle_;
+    return false;
+  }
 }
 
 void Grid::report_grid_deadlock(const std::vector<std::unique_ptr<Cluster>>& active) {
@@ -176,13 +189,14 @@ void Grid::work() {
   } catch (const Stopped&) {
   }
   for (auto& cluster : active) collect(*cluster);
-  ++idle_;
+  std::lock_guard lock(idle_mutex_);
+  --running_;
 }
 
 Result Grid::run() {
-  workers_ = std::max(1u, std::min(options.threads, clusters));
+  const u32 workers = running_ = std::max(1u, std::min(options.threads, clusters));
   std::vector<std::thread> others;
-  for (u32 i = 1; i < workers_; ++i) others.emplace_back([this] { work(); });
+  for (u32 i = 1; i < workers; ++i) others.emplace_back([this] { work(); });
   work();
   for (std::thread& other : others) other.join();
   result_.failed = reports.stopped();

@@ -43,7 +43,8 @@ struct Options {
   bool checks = true;             // races and uninitialised memory; all other checks are always on
   u64 max_instructions = 50'000'000;  // of one warp, then it is called a livelock
   u32 max_reports = 20;
-  u32 resident_clusters = 1;      // that a thread runs side by side from the start; more are started when those wait for others
+  // That a thread runs side by side from the start; more are started when those wait for others.
+  u32 resident_clusters = 1;
   // Mutation: pcs that are executed as if they were not there.
   std::vector<u32> skip;
   // Trace: warp to follow (cluster, cta rank, warp), and where the lines go.
@@ -57,7 +58,8 @@ struct Counters {
   u64 mufu_operations = 0, fma_operations = 0, alu_operations = 0;  // lanes
   u64 tensor_macs = 0, tensor_instructions = 0;
   u64 tensor_cycles = 0;              // at the published rate of dense 16-bit MMA
-  u64 shared_read_bytes = 0, shared_write_bytes = 0, shared_wavefronts = 0, shared_wavefronts_ideal = 0;  // bank conflicts: the excess
+  u64 shared_read_bytes = 0, shared_write_bytes = 0;
+  u64 shared_wavefronts = 0, shared_wavefronts_ideal = 0;  // bank conflicts: the excess
   u64 tensor_memory_read_bytes = 0, tensor_memory_write_bytes = 0;
   u64 global_read_bytes = 0, global_write_bytes = 0, copy_bytes = 0;
   Counters& operator+=(const Counters& other);

@@ -49,8 +49,10 @@ class Grid {
   void report_grid_deadlock(const std::vector<std::unique_ptr<Cluster>>& active);
 
   std::atomic<u32> next_cluster_{0};
-  std::atomic<u32> idle_{0};
-  u32 workers_ = 1;
+  std::mutex idle_mutex_;
+  u64 idle_version_ = 0;  // what the waiting workers have looked at
+  u32 idle_ = 0;          // workers that have and wait
+  u32 running_ = 1;       // that have not ended
   std::mutex mutex_;
   std::unordered_map<u64, std::unordered_map<u32, check::Knowledge>> published_;
   Result result_;

@@ -19,6 +19,7 @@ check::Site Origin::site() const {
   } else if (lanes != all_lanes && lanes) {
     lanes_text = " lanes " + hex(lanes);
   }
+  if (warp == unknown_warp) return {what, pc};
   std::string who = "warp " + std::to_string(warp) + lanes_text;
   return {*what ? std::string(what) + " issued by " + who : who, pc};
 }

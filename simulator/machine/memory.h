@@ -16,6 +16,7 @@ struct Stopped {};
 
 // Who is responsible for an access, as reports name it. Asynchronous operations carry their issuer's.
 struct Origin {
+  static constexpr u32 unknown_warp = ~0u;
   Dim3 cta;
   u32 warp = 0;
   Mask lanes = 0;

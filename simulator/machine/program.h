@@ -11,8 +11,8 @@ namespace sim {
 class Warp;
 struct Inst;
 
-// What an instruction tells the loop that executes it. `wait` leaves the pc where it is: the instruction is executed again
-// when the object that Warp::waiting names has changed.
+// What an instruction tells the loop that executes it. `wait` leaves the pc where it is: the instruction is executed
+// again when the object that Warp::waiting names has changed.
 struct Step {
   enum Kind : u8 { kNext, kJump, kWait, kExit };
   Kind kind = kNext;
@@ -24,8 +24,8 @@ struct Step {
 
 using Execute = Step (*)(Warp&, const Inst&);
 
-// A place in the warp's register file, 32 lanes of `bytes` each (a predicate: one Mask). Immediates are registers of the
-// program's constant pool, filled in all lanes, so that a body never asks which of the two it reads.
+// A place in the warp's register file, 32 lanes of `bytes` each (a predicate: one Mask). Immediates are registers of
+// the program's constant pool, filled in all lanes, so that a body never asks which of the two it reads.
 struct Operand {
   static constexpr u32 in_constants = 0x80000000;
   u32 slot = 0;         // byte offset, a multiple of 64; top bit: in Program::constants
@@ -46,7 +46,7 @@ struct Inst {
   u32 field[4] = {};            // what the row's binder read from the modifiers
   u32 line = 0;                 // in the PTX text, from 1
   u32 source = 0;               // index in Program::sources; 0 is "none"
-  u32 awaits = 0;               // index in Program::awaited: asynchronous instructions whose results this one touches; 0 is none
+  u32 awaits = 0;  // index in Program::awaited: asynchronous instructions whose results this one touches; 0 is none
 };
 
 // Where in the DSL's Python an instruction comes from (.loc).
@@ -69,7 +69,8 @@ enum class Special : u8 {
   static_shared,   // of the static shared memory's first byte (+ Filled::addend)
 };
 
-// A register the warp's start fills: a special register, or the address of a shared variable (it carries the CTA's rank).
+// A register the warp's start fills: a special register, or the address of a shared variable (it carries the CTA's
+// rank).
 struct Filled {
   Special what;
   u32 slot = 0;
@@ -95,7 +96,7 @@ struct Program {
   std::vector<Source> sources{{}};
   std::vector<std::vector<u32>> awaited{{}};  // pcs of rows with writes_later, by the registers they write
   std::vector<std::string> text;   // the statement of each pc, for reports and traces
-  bool pairs_ctas = false;         // uses cta_group::2 or shared::cluster signals of a pair: needs a cluster of an even size
+  bool pairs_ctas = false;  // uses cta_group::2 or shared::cluster signals of a pair: needs a cluster of an even size
 };
 
 }  // namespace sim

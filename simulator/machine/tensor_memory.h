@@ -14,11 +14,13 @@ class TensorMemory {
  public:
   static constexpr u32 lanes = 128, columns = 512;
 
-  // Column-major, so that a warp's 32 lanes of one column are contiguous. calloc: pages that nobody touches cost nothing.
+  // Column-major, so that a warp's 32 lanes of one column are contiguous. calloc: pages that nobody touches cost
+  // nothing.
   TensorMemory() : cells_(static_cast<u32*>(std::calloc(lanes * columns, sizeof(u32)))) {}
   u32& at(u32 lane, u32 column) { return cells_.get()[column * lanes + lane]; }
 
-  // First fit at a multiple of the size, as the hardware's allocator gives powers of two; -1: not enough free columns in one piece.
+  // First fit at a multiple of the size, as the hardware's allocator gives powers of two; -1: not enough free columns
+  // in one piece.
   int allocate(u32 count, u32 pc);
   bool release(u32 column, u32 count);  // false: not what was allocated
   bool allocated(u32 column, u32 count) const;

@@ -18,9 +18,13 @@ bool ready(const Fragment& fragment) {
 }  // namespace
 
 Warp::Warp(Cta& cta_, u32 index_, u32 threads_)
-    : cta(cta_), cluster(cta_.cluster), index(index_), threads(threads_),
+    : cta(cta_),
+      cluster(cta_.cluster),
+      index(index_),
+      threads(threads_),
       existing(threads_ == 32 ? all_lanes : (Mask{1} << threads_) - 1),
-      view(cluster.history ? cluster.history->agent(check::AgentKind::warp, cta_.rank, index_) : index_, existing), live_(existing) {
+      view(cluster.history ? cluster.history->agent(check::AgentKind::warp, cta_.rank, index_) : index_, existing),
+      live_(existing) {
   const Program& program = cluster.grid.program;
   std::size_t bytes = program.register_bytes + 64;
   registers_storage_.reset(static_cast<u8*>(std::calloc(bytes, 1)));
@@ -31,7 +35,8 @@ Warp::Warp(Cta& cta_, u32 index_, u32 threads_)
   fragments_.push_back({0, existing, {}, 0});
   fill_special_registers();
   const Options& options = cluster.grid.options;
-  traced_ = options.trace_cluster == i64{cluster.number} && options.trace_cta == i64{cta.rank} && options.trace_warp == i64{index};
+  traced_ = options.trace_cluster == i64{cluster.number} && options.trace_cta == i64{cta.rank} &&
+            options.trace_warp == i64{index};
 }
 
 u64 Warp::value(const Operand& operand, int lane) const {
@@ -120,8 +125,8 @@ void Warp::settle(const Inst& inst) {
   if (asynchronous) return;
   for (const Outstanding& product : products)
     if (touched(product))
-      return cluster.warn(check::Kind::race, "a register of wgmma.mma_async is used before wgmma.wait_group", "registers", origin(),
-                          "the product was issued at " + cluster.grid.line_of(product.pc));
+      return cluster.warn(check::Kind::race, "a register of wgmma.mma_async is used before wgmma.wait_group",
+                          "registers", origin(), "the product was issued at " + cluster.grid.line_of(product.pc));
 }
 
 u64 Warp::run(u64 budget) {

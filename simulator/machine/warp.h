@@ -21,7 +21,16 @@ class Cluster;
 // Why lanes stand still. They are looked at again once *watched is no longer `seen`.
 struct Waiting {
   enum class On : u8 {
-    nothing, mbarrier, named_barrier, cluster_barrier, lanes, tensor_memory, register_pool, bulk_group, wgmma_group, grid
+    nothing,
+    mbarrier,
+    named_barrier,
+    cluster_barrier,
+    lanes,
+    tensor_memory,
+    register_pool,
+    bulk_group,
+    wgmma_group,
+    grid
   };
   On on = On::nothing;
   const u64* watched = nullptr;
@@ -64,7 +73,8 @@ class Warp {
   u64 value(const Operand& operand, int lane) const;
   int first_lane() const { return __builtin_ctz(active); }
 
-  // Waits until every lane of `wanted` that still runs stands at this instruction (PTX: .sync with a member mask, .aligned).
+  // Waits until every lane of `wanted` that still runs stands at this instruction (PTX: .sync with a member mask,
+  // .aligned).
   bool gathered(Mask wanted);
   Step wait(Waiting::On on, const u64& watched, u32 object = 0, u32 detail = 0);
   Step wait_for_lanes() { return wait(Waiting::On::lanes, shape_version_, active); }
@@ -108,7 +118,8 @@ class Warp {
   };
   std::vector<Outstanding> loads;      // tcgen05.ld not yet known complete
   std::vector<Outstanding> products;   // wgmma.mma_async not yet awaited
-  check::Agent load_agent = 0, store_agent = 0, product_agent = 0, copy_agent = 0;  // 0: none yet (agent 0 is the first warp)
+  check::Agent load_agent = 0, store_agent = 0, product_agent = 0,
+               copy_agent = 0;  // 0: none yet (agent 0 is the first warp)
   check::Time load_time = 1, store_time = 1, product_time = 1, copy_time = 1;
   std::vector<check::Time> product_group_time;
   bool products_fenced = false;        // a wgmma.fence stands since registers were touched

@@ -1,5 +1,5 @@
-// Which instructions touch a register that an asynchronous one writes only later (tcgen05.ld, wgmma.mma_async), or overwrite one that
-// it reads only later (fragments of A in wgmma.mma_async).
+// Which instructions touch a register that an asynchronous one writes only later (tcgen05.ld, wgmma.mma_async), or
+// overwrite one that it reads only later (fragments of A in wgmma.mma_async).
 #include <algorithm>
 #include <iterator>
 #include <map>

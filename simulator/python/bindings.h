@@ -1,4 +1,5 @@
-// What the Python module is made of: one function a file, and the two values that more than one of them hands to Python.
+// What the Python module is made of: one function a file, and the two values that more than one of them hands to
+// Python.
 #pragma once
 
 #include <nanobind/nanobind.h>

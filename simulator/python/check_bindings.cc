@@ -33,7 +33,7 @@ AgentKind agent_kind(const std::string& name) {
 // What the clusters of one launch share.
 struct Sharing {
   explicit Sharing(const std::vector<std::string>& statements, u32 limit)
-      : reports(program, "--schedule eager", limit) {
+      : reports(program, "schedule=eager", limit) {
     program.name = "kernel";
     program.file = "kernel.ptx";
     program.text = statements;

@@ -176,9 +176,10 @@ DeviceLimits limits(const std::string& key) {
   throw Error("device is \"" + key + "\"; there are \"b200\" and \"h200\"");
 }
 
-Outcome launch(const Kernel& kernel, Extents grid, Extents block, Extents cluster, u32 dynamic_shared, nb::bytes parameters,
-               const std::vector<std::tuple<u64, u64, bool>>& memory,
-               const std::vector<std::pair<std::string, std::string>>& options, const std::string& device, bool dependent) {
+Outcome launch(const Kernel& kernel, Extents grid, Extents block, Extents cluster, u32 dynamic_shared,
+               nb::bytes parameters, const std::vector<std::tuple<u64, u64, bool>>& memory,
+               const std::vector<std::pair<std::string, std::string>>& options, const std::string& device,
+               bool dependent) {
   Launch launch;
   launch.program = kernel.program;
   launch.grid = dimensions(grid);
@@ -207,10 +208,12 @@ void bind_run(nb::module_& module) {
   bind_kernel(module);
   bind_reports(module);
   bind_outcome(module);
-  module.def("launch", &launch, "kernel"_a, "grid"_a, "block"_a, "cluster"_a, "dynamic_shared"_a, "parameters"_a, "memory"_a,
-             "options"_a, "device"_a, "dependent"_a);
-  module.def("entries", [](std::string text, std::string file) { return ptx::entries(*ptx::parse(std::move(text), std::move(file))); },
-             "text"_a, "file"_a = "kernel.ptx", "names of the kernels of a text");
+  module.def("launch", &launch, "kernel"_a, "grid"_a, "block"_a, "cluster"_a, "dynamic_shared"_a, "parameters"_a,
+             "memory"_a, "options"_a, "device"_a, "dependent"_a);
+  module.def(
+      "entries",
+      [](std::string text, std::string file) { return ptx::entries(*ptx::parse(std::move(text), std::move(file))); },
+      "text"_a, "file"_a = "kernel.ptx", "names of the kernels of a text");
   module.def("rows", [] {
     std::vector<std::string> all;
     for (const Row& row : table()) all.emplace_back(row.syntax);
