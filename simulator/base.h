@@ -21,6 +21,7 @@ using u128 = unsigned __int128;
 constexpr int warp_size = 32;
 using Mask = u32;  // one bit a lane
 constexpr Mask all_lanes = 0xFFFFFFFF;
+constexpr u32 lane_count(Mask mask) { return static_cast<u32>(__builtin_popcount(mask)); }
 
 struct Dim3 {
   u32 x = 1, y = 1, z = 1;

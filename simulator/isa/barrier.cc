@@ -6,8 +6,6 @@
 namespace sim {
 namespace {
 
-u32 lane_count(Mask mask) { return static_cast<u32>(__builtin_popcount(mask)); }
-
 // What these lanes pass on; nothing is recorded when races are not checked.
 check::Knowledge release(Warp& warp) {
   return warp.cluster.history ? warp.view.release(warp.active) : check::Knowledge{};
@@ -25,10 +23,9 @@ NamedBarrier& arrive(Warp& warp, const Inst& inst) {
   if (number >= 16)
     cluster.fault(check::Kind::barrier, "barriers are numbered 0 to 15", where(), warp.origin());
   NamedBarrier& barrier = warp.cta.named[number];
-  u32 expected = 0;
-  if (inst.ops > 1) expected = static_cast<u32>(warp.value(inst.op[1], warp.first_lane()));
-  else
-    for (const auto& other : warp.cta.warps) expected += lane_count(other->existing) == 0 ? 0 : warp_size;
+  const bool everyone = inst.ops == 1;
+  u32 expected = everyone ? static_cast<u32>(warp.cta.warps.size()) * warp_size
+                          : static_cast<u32>(warp.value(inst.op[1], warp.first_lane()));
   if (expected == 0 || expected % warp_size)
     cluster.fault(check::Kind::barrier, "the number of threads must be a positive multiple of 32", where(),
                   warp.origin(), "given " + std::to_string(expected));
@@ -38,6 +35,7 @@ NamedBarrier& arrive(Warp& warp, const Inst& inst) {
                   std::to_string(expected) + " here, " + std::to_string(barrier.expected) + " at " +
                       cluster.grid.line_of(barrier.last_pc));
   barrier.expected = expected;
+  barrier.everyone = everyone;
   barrier.arrived += warp_size;  // a warp counts as a whole
   barrier.last_pc = warp.pc();
   if (barrier.arrived > expected)
@@ -53,7 +51,7 @@ Step bar_sync(Warp& warp, const Inst& inst) {
     if (!warp.gathered(all_lanes)) return warp.wait_for_lanes();
     NamedBarrier& barrier = arrive(warp, inst);
     fragment.ticket = barrier.generation + 1;
-    if (barrier.arrived == barrier.expected) barrier.complete();
+    if (barrier.full(warp.cta.running_warps)) barrier.complete();
   }
   u32 number = static_cast<u32>(warp.value(inst.op[0], warp.first_lane()));
   NamedBarrier& barrier = warp.cta.named[number];
@@ -66,7 +64,7 @@ Step bar_sync(Warp& warp, const Inst& inst) {
 Step bar_arrive(Warp& warp, const Inst& inst) {
   if (!warp.gathered(all_lanes)) return warp.wait_for_lanes();
   NamedBarrier& barrier = arrive(warp, inst);
-  if (barrier.arrived == barrier.expected) barrier.complete();
+  if (barrier.full(warp.cta.running_warps)) barrier.complete();
   return Step::next();
 }
 

@@ -20,8 +20,6 @@ template <class F> void by_address(Warp& warp, const Operand& address, F visit) 
   }
 }
 
-u32 lane_count(Mask mask) { return static_cast<u32>(__builtin_popcount(mask)); }
-
 Mbarrier& used(Warp& warp, u64 address, Mask lanes) {
   Origin origin = warp.origin();
   origin.lanes = lanes;

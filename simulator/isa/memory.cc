@@ -96,7 +96,7 @@ template <bool store> Step shared(Warp& warp, const Inst& inst) {
       else write_lane(warp, data[i], lane, memory + i * bytes, bytes, inst.field[kSigned]);
     }
   }
-  u64 moved = u64{total} * static_cast<u32>(__builtin_popcount(warp.active));
+  u64 moved = u64{total} * lane_count(warp.active);
   (store ? cluster.counters.shared_write_bytes : cluster.counters.shared_read_bytes) += moved;
   count_banks(cluster.counters, offsets, warp.active, total);
   return Step::next();
@@ -130,7 +130,7 @@ template <bool store> Step global(Warp& warp, const Inst& inst) {
       else write_lane(warp, data[i], lane, memory + i * bytes, bytes, inst.field[kSigned]);
     }
   }
-  u64 moved = u64{total} * static_cast<u32>(__builtin_popcount(warp.active));
+  u64 moved = u64{total} * lane_count(warp.active);
   (store ? cluster.counters.global_write_bytes : cluster.counters.global_read_bytes) += moved;
   if (order != Order::weak) {
     if (store) cluster.grid.touch();

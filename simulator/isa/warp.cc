@@ -99,7 +99,7 @@ template <class T, class F> Step reduce(Warp& warp, const Inst& inst, F combine)
   return Step::next();
 }
 
-template <class T> Step redux_add(Warp& warp, const Inst& inst) {
+Step redux_add(Warp& warp, const Inst& inst) {
   return reduce<u32>(warp, inst, [](u32 a, u32 b) { return a + b; });
 }
 template <class T> Step redux_min(Warp& warp, const Inst& inst) {
@@ -136,7 +136,7 @@ const Row rows[] = {
     {"vote.sync.all.pred                  d, a!:pred, m:b32", vote<Vote::all>, Unit::alu},
     {"vote.sync.any.pred                  d, a!:pred, m:b32", vote<Vote::any>, Unit::alu},
     {"vote.sync.uni.pred                  d, a!:pred, m:b32", vote<Vote::uni>, Unit::alu},
-    {"redux.sync.add.{u32,s32}            d, a, m:b32", redux_add<u32>, Unit::alu},
+    {"redux.sync.add.{u32,s32}            d, a, m:b32", redux_add, Unit::alu},
     {"redux.sync.min.u32                  d, a, m:b32", redux_min<u32>, Unit::alu},
     {"redux.sync.min.s32                  d, a, m:b32", redux_min<i32>, Unit::alu},
     {"redux.sync.max.u32                  d, a, m:b32", redux_max<u32>, Unit::alu},

@@ -115,14 +115,17 @@ void Cluster::left(Warp& warp, u32 pc) {
   unawaited(warp.products.empty() ? ~0u : warp.products.front().pc, "wgmma.mma_async", "read; wgmma.wait_group 0");
   if (warp.cta.running_warps == 1)
     while (!engine.idle()) engine.perform_one();  // what nobody awaited was reported; it still finds its memory
-  if (--warp.cta.running_warps == 0) finish(warp.cta, warp, pc);
+  --warp.cta.running_warps;
+  for (NamedBarrier& waited : warp.cta.named)
+    if (waited.everyone && waited.full(warp.cta.running_warps)) waited.complete();
+  if (warp.cta.running_warps == 0) finish(warp.cta, warp, pc);
 }
 
 void Cluster::settle_barrier() {
   u32 missing = 0, arrived = 0;
   for (const Warp* warp : warps_) {
-    missing += static_cast<u32>(__builtin_popcount(warp->live() & ~warp->cluster_arrived));
-    arrived += static_cast<u32>(__builtin_popcount(warp->cluster_arrived));
+    missing += lane_count(warp->live() & ~warp->cluster_arrived);
+    arrived += lane_count(warp->cluster_arrived);
   }
   if (missing || !arrived) return;
   barrier.complete();

@@ -3,7 +3,9 @@
 
 namespace sim {
 
-void Cluster::warn(check::Kind kind, std::string title, std::string where, const Origin& origin, std::string why) {
+namespace {
+
+check::Report finding(check::Kind kind, std::string title, std::string where, const Origin& origin, std::string why) {
   check::Report report{};
   report.kind = kind;
   report.title = std::move(title);
@@ -12,18 +14,17 @@ void Cluster::warn(check::Kind kind, std::string title, std::string where, const
   report.second = origin.site();
   report.second_role = "by";
   report.why = std::move(why);
-  grid.reports.add(std::move(report));
+  return report;
+}
+
+}  // namespace
+
+void Cluster::warn(check::Kind kind, std::string title, std::string where, const Origin& origin, std::string why) {
+  grid.reports.add(finding(kind, std::move(title), std::move(where), origin, std::move(why)));
 }
 
 void Cluster::fault(check::Kind kind, std::string title, std::string where, const Origin& origin, std::string why) {
-  check::Report report{};
-  report.kind = kind;
-  report.title = std::move(title);
-  report.cta = origin.cta;
-  report.where = std::move(where);
-  report.second = origin.site();
-  report.second_role = "by";
-  report.why = std::move(why);
+  check::Report report = finding(kind, std::move(title), std::move(where), origin, std::move(why));
   report.fatal = true;
   grid.reports.add(std::move(report));
   throw Stopped{};

@@ -146,3 +146,15 @@ def test_relaxed_arrival_passes_nothing_on(simulate: Callable[..., Any]) -> None
 def test_fences_change_no_value(run: Callable[..., Any], text: str) -> None:
     lane = np.arange(32, dtype=np.uint32)
     np.testing.assert_array_equal(run(f"mov.b32 %d, %a; {text}", a=lane)["d"], lane)
+
+
+@schedules
+@pytest.mark.parametrize("before", ["", "bar.sync 1, 64;"], ids=["exits-first", "exits-while-others-wait"])
+def test_threads_that_have_exited_are_not_waited_for(
+    simulate: Callable[..., Any], before: str, options: dict[str, Any]
+) -> None:
+    # Only where no count is given; with `before` warp 0 exits when the others may stand at barrier 0 already.
+    text = f"mov.u32 %r0, %tid.x; setp.lt.u32 %p0, %r0, 64; @!%p0 bra rest; {before} @%p0 exit; rest: bar.sync 0;"
+    simulate(kernel(text), **options)
+    counted = simulate(kernel(text.replace("bar.sync 0", "bar.sync 0, 128")), raise_on_report=False, **options)
+    assert [report.kind for report in counted.reports] == ["deadlock"]
