@@ -168,6 +168,13 @@ def test_reading_what_was_stored_needs_the_whole_wait(simulate: Callable[..., An
         assert [report.kind for report in reports] == ["race"] * (read == ".read")
 
 
+def test_a_store_of_no_bytes(simulate: Callable[..., Any]) -> None:
+    form = "cp.async.bulk.global.shared::cta.bulk_group [%l0], [%r1], 0;"
+    to = np.full(128, 7, np.float32)
+    simulate(kernel(STORE.format(form=form, read=""), ".param .u64 to"), dynamic_shared=512, arguments=[to])
+    np.testing.assert_array_equal(to, np.full(128, 7))
+
+
 LOAD = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r1+{}], [%l1+{}], {}, [%r1+{}];"
 BULK_STORE = "cp.async.bulk.global.shared::cta.bulk_group [%l0+{}], [%r1+{}], {};"
 
