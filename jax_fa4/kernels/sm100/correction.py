@@ -1,0 +1,89 @@
+"""The correction role: keeps the accumulators in tensor memory in step with the rows' references, and finishes them."""
+
+from typing import Any
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Int32, Vector
+from cutlass.experimental import primitives as ptx
+
+from jax_fa4.kernels.row_softmax import scaled
+from jax_fa4.kernels.sm100 import tmem
+from jax_fa4.kernels.sm100.cta import Cta, row_of_thread
+from jax_fa4.kernels.sm100.plan import ATOM_ROWS, QUERY_TILES, SWIZZLE_ROW, TILE
+from jax_fa4.kernels.sm100.rings import FULL_WARP, arrive_once
+
+CHUNK = 32  # columns in registers at a time
+COPY_BYTES = 16  # what the swizzle moves as one
+
+
+@cute.jit
+def correct(cta: cutlass.Constexpr):
+    """For each block: rescale where a row asks for it, then let the tensor core add. At last: normalise and store."""
+    walk, rings = cta.walk, cta.rings
+    block, tile_number, out_use = Int32(0), Int32(0), Int32(0)
+    for index in cutlass.range(walk.first, walk.count, walk.stride, unroll=1):
+        loop = walk.loop(walk.tile(index))
+        for step in cutlass.range(0, loop.count, unroll=1):
+            for i in cutlass.range_constexpr(QUERY_TILES):
+                rings.factor.of(i).wait_full(block + step)
+                factor = cta.shared.factors[i * TILE + row_of_thread()]
+                # There is no accumulator before the first block: that of the tile before has been read out.
+                if step > 0 and cute.arch.vote_any_sync(factor < 1.0):
+                    rescale(cta, i, factor)
+                # The arrival also says that all lanes have read their factors.
+                ptx.bar_warp_sync(FULL_WARP)
+                arrive_once(rings.p.of(i).full_barrier(0))
+        for i in cutlass.range_constexpr(QUERY_TILES):
+            rings.out.of(i).wait_empty(out_use)
+            if loop.count > 0:
+                rings.inverse.of(i).wait_full(tile_number)
+                inverse = cta.shared.inverses[i * TILE + row_of_thread()]
+                ptx.bar_warp_sync(FULL_WARP)
+                arrive_once(rings.inverse.of(i).empty_barrier(0))
+                rings.o.of(i).wait_full(tile_number)
+                store_output(cta, i, inverse)
+            else:
+                store_zeros(cta, i)
+            ptx.fence_proxy("async_shared", space="cta")
+            ptx.bar_warp_sync(FULL_WARP)
+            arrive_once(rings.out.of(i).full_barrier(out_use))
+        out_use += 1
+        if loop.count > 0:
+            block += loop.count
+            tile_number += 1
+
+
+def rescale(cta: Cta, i: int, factor: Any) -> None:
+    """Multiplies this thread's row of accumulator i."""
+    ptx.tcgen05_fence("after_thread_sync")
+    for first in range(0, cta.plan.head_dim, CHUNK):
+        column = cta.column("o", i) + first
+        tmem.store_words(column, tmem.words_of_floats(scaled(tmem.load_columns(column, CHUNK), factor)))
+    tmem.finish_stores()
+
+
+def store_output(cta: Cta, i: int, inverse: Any) -> None:
+    """Writes this thread's row of the output into shared memory, normalised and rounded."""
+    ptx.tcgen05_fence("after_thread_sync")
+    for first in range(0, cta.plan.head_dim, CHUNK):
+        values = scaled(tmem.load_columns(cta.column("o", i) + first, CHUNK), inverse)
+        store_row(cta, i, first, tmem.words_of_pairs(values, cta.plan.dtype))
+    ptx.tcgen05_fence("before_thread_sync")
+
+
+def store_zeros(cta: Cta, i: int) -> None:
+    """Writes a row that saw no key."""
+    for first in range(0, cta.plan.head_dim, CHUNK):
+        store_row(cta, i, first, [Int32(0)] * (CHUNK // 2))
+
+
+def store_row(cta: Cta, i: int, first: int, words: list[Any]) -> None:
+    """Writes consecutive columns of this thread's row, 16 bytes at a time, where the swizzle of the copy wants them."""
+    plan, row = cta.plan, row_of_thread()
+    for j in range(0, len(words), COPY_BYTES // 4):
+        column = first + 2 * j
+        unit = column % plan.panel * 2 // COPY_BYTES
+        in_panel = row * SWIZZLE_ROW + (Int32(unit) ^ (row % ATOM_ROWS)) * COPY_BYTES
+        at = i * plan.tile_bytes + column // plan.panel * plan.panel_bytes + in_panel
+        cta.shared.out[at // 4 : 4, cutlass.align(COPY_BYTES)] = Vector.from_elements(tuple(words[j : j + 4]), Int32)

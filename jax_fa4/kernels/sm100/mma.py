@@ -1,0 +1,133 @@
+"""The MMA role: one thread issues every tensor-core instruction of the CTA, in an order that overlaps two query tiles.
+
+While softmax works on the scores of one query tile, the tensor core multiplies P and V, then Q and K, of the other.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Boolean, Float32, Int32
+from cutlass.experimental import primitives as ptx
+
+from jax_fa4.kernels.sm100.cta import DTYPES, Cta
+from jax_fa4.kernels.sm100.plan import ATOM_ROWS, P_PARTS, QUERY_TILES, SWIZZLE_ROW, TILE
+
+MMA_K = 16  # elements of the summed extent that one instruction takes
+FIRST, SECOND = 0, 1
+
+
+@cute.jit
+def multiply(cta: cutlass.Constexpr):
+    """S0 = Q0 K, S1 = Q1 K; then for each further block O_i += P_i V and S_i = Q_i K of the next; then the last P V."""
+    rings, kv, walk = cta.rings, cta.rings.kv, cta.walk
+    products = Products(cta)
+    kv_use, block, tile_number = Int32(0), Int32(0), Int32(0)
+    for index in cutlass.range(walk.first, walk.count, walk.stride, unroll=1):
+        loop = walk.loop(walk.tile(index))
+        if loop.count > 0:
+            kv.wait_full(kv_use)
+            for i in cutlass.range_constexpr(QUERY_TILES):
+                rings.q.of(i).wait_full(tile_number)
+                products.scores(i, kv_use)
+            commit(kv.empty_barrier(kv_use))
+            for step in cutlass.range(1, loop.count, unroll=1):
+                values, keys = kv_use + 2 * step - 1, kv_use + 2 * step
+                kv.wait_full(values)
+                products.values(FIRST, block + step - 1, values, step > 1)
+                kv.wait_full(keys)
+                products.scores(FIRST, keys)
+                products.values(SECOND, block + step - 1, values, step > 1)
+                commit(kv.empty_barrier(values))
+                products.scores(SECOND, keys)
+                commit(kv.empty_barrier(keys))
+            for i in cutlass.range_constexpr(QUERY_TILES):
+                commit(rings.q.of(i).empty_barrier(tile_number))
+            kv.wait_full(kv_use + 2 * loop.count - 1)
+            for i in cutlass.range_constexpr(QUERY_TILES):
+                products.values(i, block + loop.count - 1, kv_use + 2 * loop.count - 1, loop.count > 1)
+                commit(rings.o.of(i).full_barrier(tile_number))
+            commit(kv.empty_barrier(kv_use + 2 * loop.count - 1))
+            kv_use += 2 * loop.count
+            block += loop.count
+            tile_number += 1
+
+
+@cute.jit
+def commit(barrier):
+    """Arrives at the barrier once the instructions issued so far are done."""
+    if ptx.elect_sync():
+        ptx.tcgen05_commit(barrier)
+
+
+@dataclass(frozen=True)
+class Products:
+    """Descriptors and issue of the two products of attention."""
+
+    cta: Cta
+
+    def scores(self, i: int, kv_use: Any) -> None:
+        """S_i = Q_i K^T: both lie in shared memory with head_dim innermost."""
+        plan, rings = self.cta.plan, self.cta.rings
+        d = ptx.make_tmem_ptr(self.cta.column("s", i), Int32)
+        issue_scores(self, d, i * plan.tile_bytes, rings.kv.slot(kv_use) * plan.tile_bytes)
+        commit(rings.s.of(i).full_barrier(0))
+
+    def values(self, i: int, block: Any, kv_use: Any, accumulate: Any) -> None:
+        """O_i += P_i V: P lies in tensor memory, V in shared memory with the summed extent, keys, outermost."""
+        plan, rings = self.cta.plan, self.cta.rings
+        v = rings.kv.slot(kv_use) * plan.tile_bytes
+        head = plan.head_parts * (TILE // P_PARTS)
+        rings.p.of(i).wait_full(block)
+        ptx.tcgen05_fence("after_thread_sync")
+        issue_values(self, i, v, accumulate, range(0, head, MMA_K))
+        if head < TILE:
+            rings.p_tail.of(i).wait_full(block)
+            ptx.tcgen05_fence("after_thread_sync")
+            issue_values(self, i, v, accumulate, range(head, TILE, MMA_K))
+
+
+@cute.jit
+def issue_scores(products: cutlass.Constexpr, d, q: cutlass.Constexpr, k):
+    """All of head_dim, 16 columns an instruction, which are 32 bytes inside a row of a panel."""
+    plan, shared = products.cta.plan, products.cta.shared
+    instruction = instruction_descriptor(plan, TILE, False)
+    q_first, k_first = descriptor(shared.q, 16), descriptor(shared.kv, 16)
+    if ptx.elect_sync():
+        for column in cutlass.range_constexpr(0, plan.head_dim, MMA_K):
+            step = column // plan.panel * plan.panel_bytes + column % plan.panel * 2
+            a, b = q_first.advance_start_address(q + step), k_first.advance_start_address(k + step)
+            ptx.tcgen05_mma("f16", "cta_1", d, a, b, instruction, Boolean(column > 0))
+
+
+@cute.jit
+def issue_values(products: cutlass.Constexpr, i: cutlass.Constexpr, v, accumulate, keys: cutlass.Constexpr):
+    """The given keys, 16 an instruction: 8 columns of P, and 16 rows of V, whose panels are `panel_bytes` apart."""
+    plan = products.cta.plan
+    d = ptx.make_tmem_ptr(products.cta.column("o", i), Int32)
+    instruction = instruction_descriptor(plan, plan.head_dim, True)
+    v_first = descriptor(products.cta.shared.kv, plan.panel_bytes)
+    if ptx.elect_sync():
+        for key in keys:
+            p = ptx.make_tmem_ptr(products.cta.column("p", i) + key // 2, Int32)
+            b = v_first.advance_start_address(v + key * SWIZZLE_ROW)
+            ptx.tcgen05_mma("f16", "cta_1", d, p, b, instruction, accumulate if key == 0 else Boolean(True))
+
+
+def descriptor(address: Any, leading: int) -> Any:
+    """Rows of 128 bytes in swizzle atoms of 8; `leading` is the distance of panels where they follow along rows."""
+    return ptx.Tcgen05SmemDesc.build(
+        address,
+        leading_byte_offset=leading,
+        stride_byte_offset=ATOM_ROWS * SWIZZLE_ROW,
+        layout=ptx.Tcgen05SmemSwizzle.SWIZZLE_128B,
+    )
+
+
+def instruction_descriptor(plan: Any, n: int, rows_of_b_summed: bool) -> Any:
+    """128 x n in float32."""
+    dtype = DTYPES[plan.dtype]
+    return ptx.Tcgen05InstrDesc.build(
+        c_dtype=Float32, a_dtype=dtype, b_dtype=dtype, n_dim=n, m_dim=TILE, a_major=0, b_major=int(rows_of_b_summed)
+    )
