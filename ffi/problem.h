@@ -12,6 +12,16 @@ namespace jax_fa4 {
 
 enum class Element { f32, bf16, f16, f64, i32, boolean };
 
+JAX_FA4_INLINE int64_t bytes_of(Element element) {
+  switch (element) {
+    case Element::f64: return 8;
+    case Element::f32: case Element::i32: return 4;
+    case Element::bf16: case Element::f16: return 2;
+    case Element::boolean: return 1;
+  }
+  return 1;
+}
+
 constexpr int max_batch_axes = 8;
 
 // Where entry b of the call's batch lies in an operand: a mixed-radix number over the batch axes.

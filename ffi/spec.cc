@@ -40,16 +40,6 @@ std::optional<Element> element_of(ffi::DataType type) {
   }
 }
 
-size_t bytes_of(Element element) {
-  switch (element) {
-    case Element::f64: return 8;
-    case Element::f32: case Element::i32: return 4;
-    case Element::bf16: case Element::f16: return 2;
-    case Element::boolean: return 1;
-  }
-  return 1;
-}
-
 bool is_float(Element element) { return element != Element::i32 && element != Element::boolean; }
 
 // Whether a product of extents stays below 2^63, where 0 counts as 1: strides of empty arrays are products too.

@@ -16,7 +16,11 @@ import numpy as np
 from jax_fa4.spec import DIFFERENTIABLE, Array, AttentionSpec, Operands
 
 VERSION = 1
-TARGETS = {"cpu": {"forward": "jax_fa4_cpu_forward", "backward": "jax_fa4_cpu_backward"}}
+TARGETS = {
+    "cpu": {"forward": "jax_fa4_cpu_forward", "backward": "jax_fa4_cpu_backward"},
+    "cuda": {"forward": "jax_fa4_cuda_forward"},
+    "sim": {"forward": "jax_fa4_sim_forward"},
+}
 
 ABSENT = (0,)
 _ABSENT_DTYPES = {name: np.float32 for name in ("bias", "sinks", "alibi_slopes")} | {"mask": np.bool_}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 
 try:
-    from jax_fa4._ffi import cpu_instruction_sets, registrations
+    from jax_fa4._ffi import cpu_instruction_sets, register_variants, registrations
 except ImportError as error:
     raise ImportError(
         f"{pathlib.Path(__file__).parent} has no compiled extension. If this is the source folder, Python found it "
@@ -13,4 +13,4 @@ except ImportError as error:
         "folder (or with -P, which keeps the current folder out of the search)"
     ) from error
 
-__all__ = ["cpu_instruction_sets", "registrations"]
+__all__ = ["cpu_instruction_sets", "register_variants", "registrations"]

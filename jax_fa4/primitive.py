@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
-from jax_fa4 import blockwise, calls, extension, reference, support
+from jax_fa4 import blockwise, calls, extension, manifest, reference, support
 from jax_fa4.rules import sharding
 from jax_fa4.spec import DIFFERENTIABLE, Array, AttentionSpec, Operands
 
@@ -128,7 +128,7 @@ def _over_outer_axes(run: Callable[..., Any], axes: int) -> Callable[..., Any]:
 def _lower(direction: str, platform: str | None, ctx: Any, *arrays: Any, spec: AttentionSpec, **params: Any) -> Any:
     operands = calls.unpack(ctx.avals_in[: len(Operands._fields)])
     platform = platform or "/".join(ctx.module_context.platforms)
-    chosen = support.choose(spec, operands, platform)
+    chosen = support.choose(spec, operands, platform, direction)
     if chosen in PLAIN:
         plain = _plain_forward if direction == "forward" else _plain_backward
         lower = mlir.lower_fun(functools.partial(plain, chosen), multiple_results=True)
@@ -156,5 +156,8 @@ def _define(name: str, direction: str, types: Callable[..., list[Any]]) -> Primi
 forward_p = _define("jax_fa4_forward", "forward", _forward_types)
 backward_p = _define("jax_fa4_backward", "backward", _backward_types)
 
-for _name, _handler in extension.registrations().items():
-    jax.ffi.register_ffi_target(_name, _handler, platform="cpu")
+for _platform, _targets in extension.registrations().items():
+    for _name, _handlers in _targets.items():
+        jax.ffi.register_ffi_target(_name, _handlers, platform=_platform)
+# A program that was exported elsewhere runs without being lowered here: the launcher knows its kernels from the start.
+manifest.variants()

@@ -11,6 +11,8 @@ Array = Any  # a jax.Array, a tracer or a NumPy array
 PLAIN_IMPLEMENTATIONS = ("blockwise", "reference")
 # Our kernels, named after the platform that a program is lowered for.
 KERNEL_IMPLEMENTATIONS = ("cpu", "cuda")
+# The CUDA kernels on arrays of the CPU, by the driver that JAX_FA4_CUDA_DRIVER names: for tests in the simulator.
+SIMULATED = "sim"
 IMPLEMENTATIONS = (*KERNEL_IMPLEMENTATIONS, *PLAIN_IMPLEMENTATIONS)
 
 

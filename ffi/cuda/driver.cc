@@ -1,0 +1,76 @@
+#include "driver.h"
+
+#include <dlfcn.h>
+
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "error.h"
+
+namespace jax_fa4::cuda {
+namespace {
+
+constexpr const char* variable = "JAX_FA4_CUDA_DRIVER";
+constexpr const char* usual = "libcuda.so.1";
+
+std::string words_of_loader() {
+  const char* words = dlerror();
+  return words ? words : "no reason given";
+}
+
+[[noreturn]] void refuse_library(const std::string& path) {
+  const std::string words = words_of_loader();
+  if (driver_is_named())
+    fail(ErrorCode::kFailedPrecondition, std::string(variable) + "=" + path + ": cannot be loaded: " + words);
+  fail(ErrorCode::kFailedPrecondition,
+       "NVIDIA's driver was not found: " + words + ". The CUDA kernels need a machine with an NVIDIA GPU and its " +
+           "driver; elsewhere pass implementation=\"blockwise\"");
+}
+
+std::unique_ptr<Driver> load(const std::string& path) {
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!library) refuse_library(path);
+  auto driver = std::make_unique<Driver>();
+  driver->path = path;
+  std::string missing;
+#define JAX_FA4_CUDA_LOOK_UP(name)                                          \
+  driver->name = reinterpret_cast<call::name*>(dlsym(library, #name));      \
+  if (!driver->name) missing += (missing.empty() ? "" : ", ") + std::string(#name);
+  JAX_FA4_CUDA_NEEDED(JAX_FA4_CUDA_LOOK_UP)
+#undef JAX_FA4_CUDA_LOOK_UP
+  if (driver->cuDriverGetVersion) driver->cuDriverGetVersion(&driver->version);
+  if (missing.empty()) return driver;
+  std::string words = path + " has no " + missing;
+  if (driver->version > 0) words += "; it is CUDA " + version_text(driver->version) + ": update NVIDIA's driver";
+  else words += ": it is no CUDA driver";
+  dlclose(library);
+  fail(ErrorCode::kFailedPrecondition, words);
+}
+
+}  // namespace
+
+bool driver_is_named() {
+  const char* named = std::getenv(variable);
+  return named && *named;
+}
+
+const Driver& the_driver() {
+  // The environment is read at each call: tests change it.
+  static std::mutex mutex;
+  static std::map<std::string, std::unique_ptr<Driver>, std::less<>> loaded;
+  const std::string path = driver_is_named() ? std::getenv(variable) : usual;
+  const std::lock_guard lock(mutex);
+  std::unique_ptr<Driver>& driver = loaded[path];
+  if (!driver) driver = load(path);
+  // Not only once: a stand-in can be reset.
+  check(*driver, driver->cuInit(0), "initialising the driver ", path);
+  return *driver;
+}
+
+std::string version_text(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+}  // namespace jax_fa4::cuda
