@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import struct
 from collections.abc import Sequence
@@ -54,6 +55,9 @@ class Result:
 @functools.lru_cache(maxsize=256)
 def _bound(text: str, file: str, entry: str) -> Kernel:
     return Kernel.from_ptx(text, file, entry)
+
+
+atexit.register(_bound.cache_clear)  # while the extension that owns the kernels is still there
 
 
 def bound(kernel: Kernel | str | Path, entry: str = "") -> Kernel:
