@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from pathlib import Path
 from typing import Any
 
+import built_forward
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +14,6 @@ import tolerance
 from cases import Case
 
 import jax_fa4
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "kernels"))
-import built_forward
 
 pytest.importorskip("jax_fa4_simulator", reason="the simulator is not installed")
 if not built_forward.available():

@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))  # tests
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tests/simulator
 
 from gemm_launches import GEMMS
 from launches import LAUNCHES
