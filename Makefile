@@ -12,7 +12,7 @@ export JAX_PLATFORMS ?= cpu
 SOURCES := pyproject.toml CMakeLists.txt README.md $(wildcard ffi/* ffi/*/* tests/ffi/* jax_fa4/*.py jax_fa4/*/*.py jax_fa4/*/*/*.py jax_fa4/*.pyi)
 SIMULATOR_SOURCES := $(wildcard simulator/*.* simulator/*/*.*) ffi/cuda/driver_abi.h
 
-.PHONY: demo test test-full lint sanitize bench clean install
+.PHONY: demo test test-full lint sanitize bench bench-model bench-launch clean install
 
 $(VENV)/build-tools:
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +49,12 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)  ## ratios against jax.nn.dot_product_attention, interleaved in one run
 	$(BIN)/python benchmarks/cpu.py
+
+bench-model: $(INSTALLED)  ## what limits the Blackwell kernels, counted in their machine code
+	$(BIN)/python benchmarks/model.py --shares
+
+bench-launch: $(INSTALLED)  ## host time of a call on a GPU, with a driver that does nothing
+	$(BIN)/python benchmarks/launch.py
 
 # The extensions under AddressSanitizer and UndefinedBehaviorSanitizer: random malformed calls, the kernel tests, the simulator's.
 SANITIZED := build/sanitized

@@ -16,8 +16,21 @@ from jax_fa4.spec import AttentionSpec, Operands
 VARIABLE = "JAX_FA4_KERNELS"
 PACKAGED = Path(__file__).parent / "compiled"
 
-# Innermost first: how every tensor map of our kernels sees an array.
-_AXES = ("head_dim", "heads", "length", "batch")
+_BANDED = frozenset({"causal", "window"})
+# What a kind of kernel can do beyond dense attention.
+FEATURES = {
+    "dense": frozenset[str](),
+    "banded": _BANDED,
+    "general": _BANDED
+    | {"query_offset", "logits_soft_cap", "sinks", "alibi_slopes", "segment_ids", "seq_lengths"},
+}  # fmt: skip
+
+# Numbers and words of a row that the launcher takes as they are, under its own names for them.
+_TAKEN = {
+    "entry": "entry", "element": "dtype", "output": "output", "head_dim": "head_dim",
+    "value_head_dim": "value_head_dim", "threads": "threads", "shared_bytes": "shared_bytes", "rows": "tile_rows",
+    "minimum_rows": "minimum_rows",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,25 +39,30 @@ class Variant:
 
     Attributes:
       name: of the variant.
-      dtype: of query, key, value and output.
-      head_dim: the largest; smaller ones are padded with zeros when they are loaded.
+      dtype: of query, key and value.
+      output: dtype of the output.
+      head_dim: of query and key, the largest; smaller multiples of 8 are padded with zeros when they are loaded.
+      value_head_dim: likewise, of value and output.
       features: what it can do beyond dense attention, see `features`.
+      minimum_rows: it is chosen only where a head has more query rows than that.
     """
 
     name: str
     dtype: str
+    output: str
     head_dim: int
+    value_head_dim: int
     features: frozenset[str]
+    minimum_rows: int
 
 
 def features(spec: AttentionSpec, operands: Operands) -> frozenset[str]:
-    """What the call asks for beyond dense attention, in words that ffi/cuda/variants.cc has too."""
+    """What the call asks for beyond dense attention, in words that ffi/cuda/features.cc has too."""
     left, right = spec.window
     asked = {
         "causal": left is None and right == 0,
         "window": left is not None or (right is not None and right > 0),
         "logits_soft_cap": spec.logits_soft_cap is not None,
-        "grouped_heads": operands.query.shape[-2] != operands.key.shape[-2],
         "segment_ids": operands.query_segment_ids is not None,
         "seq_lengths": operands.query_seq_lengths is not None or operands.key_value_seq_lengths is not None,
     }
@@ -54,10 +72,11 @@ def features(spec: AttentionSpec, operands: Operands) -> frozenset[str]:
 
 
 def variants() -> tuple[Variant, ...]:
-    """The kernels that there are now; the launcher is told when they are others than before.
+    """The kernels that there are now, in order of preference; the launcher is told when they are others than before.
 
     Raises:
       FileNotFoundError: JAX_FA4_KERNELS names a folder without a manifest.
+      ValueError: a manifest is not of the form that this version writes.
     """
     global _known
     named = os.environ.get(VARIABLE)
@@ -67,49 +86,48 @@ def variants() -> tuple[Variant, ...]:
         raise FileNotFoundError(f"{VARIABLE}={named}: there is no manifest.json, as jax_fa4.kernels.build writes it")
     stamp = tuple((path, path.stat().st_mtime_ns) for path in files)
     if stamp != _known[0]:
-        found = [(path.parent, json.loads(path.read_text())) for path in files]
-        extension.register_variants("\n".join(line for place, one in found for line in _rows(place, one)))
-        _known = stamp, tuple(_variant(row) for _, one in found for row in one["variants"])
+        read = [_read(path) for path in files]
+        extension.register_variants("\n".join(line for _, lines in read for line in lines))
+        _known = stamp, tuple(variant for found, _ in read for variant in found)
     return _known[1]
 
 
 _known: tuple[tuple[Any, ...], tuple[Variant, ...]] = ((), ())
 
 
-def _features(row: dict[str, Any]) -> frozenset[str]:
-    return frozenset({"grouped_heads"} | ({"causal", "window"} if row["banded"] else set()))
+def _read(path: Path) -> tuple[list[Variant], list[str]]:
+    """The variants of a manifest, and the same in the launcher's form: a line has a word and its values."""
+    try:
+        manifest = json.loads(path.read_text())
+        rows = manifest["variants"]
+        return [_variant(row) for row in rows], [line for row in rows for line in _lines(path.parent, manifest, row)]
+    except KeyError as error:
+        raise ValueError(
+            f"{path}: {error} is missing or unknown, so another version of jax_fa4 wrote it; build the kernels again"
+        ) from error
 
 
 def _variant(row: dict[str, Any]) -> Variant:
-    return Variant(row["name"], row["dtype"], row["head_dim"], _features(row))
+    named = {field.name: row[field.name] for field in dataclasses.fields(Variant) if field.name != "features"}
+    return Variant(features=FEATURES[row["kind"]], **named)
 
 
-def _rows(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
-    """A manifest in the launcher's form: a line has a word and its values."""
-    for row in manifest["variants"]:
-        yield f"variant {row['name']}"
-        yield f"arch {manifest['architecture']}"
-        yield f"entry {row['entry']}"
-        for kind in ("cubin", "ptx"):
-            file = folder / f"{row['name']}.{kind}"
-            if file.is_file():
-                yield f"{kind} {file.resolve()}"
-        yield f"minimum_driver {manifest.get('minimum_driver', 0)}"
-        yield f"element {row['dtype']}"
-        yield f"output {row['dtype']}"
-        yield f"head_dim {row['head_dim']}"
-        yield f"value_head_dim {row.get('value_head_dim', row['head_dim'])}"
-        yield "pads 1"
-        yield f"features {' '.join(sorted(_features(row)))}"
-        yield f"threads {row['threads']}"
-        yield f"shared_bytes {row['shared_bytes']}"
-        yield f"cluster {' '.join(map(str, row['cluster']))}"
-        yield f"dependent {int(row.get('dependent', False))}"
-        yield f"rows {row['tile_rows']}"
-        # Tiles of a band take unequal times: the hardware hands them out one by one, the longest first.
-        yield f"persistent {int(row.get('persistent', not row['banded']))}"
-        for parameter in row["parameters"]:
-            yield " ".join(["parameter", *_parameter(parameter)])
+def _lines(folder: Path, manifest: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
+    yield f"variant {row['name']}"
+    yield f"arch {manifest['architecture']}"
+    yield f"minimum_driver {manifest['minimum_driver']}"
+    for image in ("cubin", "ptx"):
+        file = folder / f"{row['name']}.{image}"
+        if file.is_file():
+            yield f"{image} {file.resolve()}"
+    for own, name in _TAKEN.items():
+        yield f"{own} {row[name]}"
+    yield f"features {' '.join(sorted(FEATURES[row['kind']]))}"
+    yield f"cluster {' '.join(map(str, row['cluster']))}"
+    yield f"dependent {int(row['dependent'])}"
+    yield f"persistent {int(row['persistent'])}"
+    for parameter in row["parameters"]:
+        yield " ".join(["parameter", *_parameter(parameter)])
 
 
 def _parameter(parameter: dict[str, Any]) -> Iterator[str]:
@@ -117,6 +135,6 @@ def _parameter(parameter: dict[str, Any]) -> Iterator[str]:
     yield parameter["name"]
     if parameter["kind"] == "tensor_map":
         yield parameter["swizzle"]
-        for axis, extent in zip(parameter.get("axes", _AXES), parameter["box"], strict=True):
+        for axis, extent in zip(parameter["axes"], parameter["box"], strict=True):
             yield axis
             yield str(extent)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from jax_fa4 import calls, manifest
+from jax_fa4.manifest import Variant
 from jax_fa4.spec import KERNEL_IMPLEMENTATIONS, PLAIN_IMPLEMENTATIONS, SIMULATED, AttentionSpec, Operands
 
 # The platform of implementations that are not named after it.
@@ -23,28 +26,44 @@ def refusal(
 
 def _refusal_of_kernels(spec: AttentionSpec, operands: Operands, direction: str) -> str | None:
     """Likewise for the compiled GPU kernels."""
-    variants = manifest.variants()
-    if not variants:
+    rows = manifest.variants()
+    if not rows:
         return "this build has no CUDA kernels"
     if direction == "backward":
         return "gradients have no CUDA kernel yet"
+    # Those for long calls alone have a twin for short ones, and the length may be unknown (jax.export).
+    rows = tuple(row for row in rows if row.minimum_rows == 0) or rows
     dtype = str(operands.query.dtype)
-    if spec.out_dtype not in (None, dtype):
-        return f"its kernels have no {spec.out_dtype} output of {dtype} inputs"
-    dtypes = {variant.dtype: None for variant in variants}
-    if dtype not in dtypes:
-        return f"its kernels take {', '.join(dtypes)}, not {dtype}"
-    asked = manifest.features(spec, operands)
-    able = [variant for variant in variants if variant.dtype == dtype and asked <= variant.features]
+    able = [row for row in rows if row.dtype == dtype]
     if not able:
-        unknown = asked - frozenset().union(*(variant.features for variant in variants))
+        return f"its kernels take {_listed(row.dtype for row in rows)}, not {dtype}"
+    asked = manifest.features(spec, operands)
+    rows, able = tuple(able), [row for row in able if asked <= row.features]
+    if not able:
+        unknown = asked - frozenset().union(*(row.features for row in rows))
         return f"its kernels cannot do {', '.join(sorted(unknown or asked))}"
-    most = max(variant.head_dim for variant in able)
-    for name, array in (("head_dim", operands.query), ("value head_dim", operands.value)):
-        head_dim = array.shape[-1]
-        if head_dim > most or head_dim % 8:
-            return f"its kernels take a {name} up to {most} that is a multiple of 8, not {head_dim}"
-    return None
+    output = spec.out_dtype or dtype
+    rows, able = tuple(able), [row for row in able if row.output == output]
+    if not able:
+        together = f" together with {', '.join(sorted(asked))}" if asked else ""
+        return f"its kernels have no {output} output of {dtype} inputs{together}"
+    return _refusal_of_head_dims(able, operands.query.shape[-1], operands.value.shape[-1])
+
+
+def _refusal_of_head_dims(rows: Iterable[Variant], head_dim: int, value_head_dim: int) -> str | None:
+    if head_dim % 8 == 0 and value_head_dim % 8 == 0:
+        for row in rows:
+            if head_dim <= row.head_dim and value_head_dim <= row.value_head_dim:
+                return None
+    pairs = _listed((f"({row.head_dim}, {row.value_head_dim})" for row in rows), " or ")
+    return (
+        f"its kernels take (head_dim, value head_dim) up to {pairs}, both multiples of 8, "
+        f"not ({head_dim}, {value_head_dim})"
+    )
+
+
+def _listed(words: Iterable[str], separator: str = ", ") -> str:
+    return separator.join(dict.fromkeys(words))
 
 
 def choose(spec: AttentionSpec, operands: Operands, platform: str, direction: str = "forward") -> str:
@@ -72,7 +91,20 @@ def choose(spec: AttentionSpec, operands: Operands, platform: str, direction: st
         if reason is None:
             return implementation
         reasons.append(f"{implementation}: {reason}")
+    what = "the gradient of jax_fa4.attention" if direction == "backward" else "jax_fa4.attention"
     raise NotImplementedError(
-        f"jax_fa4.attention cannot be lowered for platform {platform!r} ({'; '.join(reasons)}). Pass "
-        'implementation="blockwise" (memory-linear plain JAX for any platform), or a tuple of names that ends with it'
+        f"{what} cannot be lowered for platform {platform!r} ({'; '.join(reasons)}). {_advice(wanted, direction)}"
+    )
+
+
+def _advice(wanted: tuple[str, ...], direction: str) -> str:
+    tried = "({})".format(", ".join(f'"{name}"' for name in (*wanted, "blockwise")))
+    if direction == "backward":
+        return (
+            'Pass implementation="blockwise" (memory-linear plain JAX for any platform), or '
+            f"implementation={tried}: the forward pass by a kernel, its gradient by blockwise"
+        )
+    return (
+        'Pass implementation="blockwise" (memory-linear plain JAX for any platform), or '
+        f"implementation={tried}, which tries one after the other"
     )

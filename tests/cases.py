@@ -41,7 +41,7 @@ class Case:
         that some tiles lie in one, some straddle both, some have padding too; "singletons" is one for each token.
       query_offset: the form of the run-time offset: chunked prefill and, in one batch element, queries before all keys.
       parameter_dtype: dtype of bias, sinks and slopes; None is the inputs' for bias, the log-sum-exp's for the others.
-      growing_logits: logits rise along the keys by GROWTH.
+      growing_logits, falling_logits: logits rise along the keys by GROWTH, or fall: kernels visit them in either order.
       nan_padding: query, key and value are NaN beyond lengths and where segment ids are negative.
     """
 
@@ -67,6 +67,7 @@ class Case:
     alibi: bool = False
     parameter_dtype: str | None = None
     growing_logits: bool = False
+    falling_logits: bool = False
     nan_padding: bool = False
     seed: int = 0
 
@@ -88,6 +89,7 @@ class Case:
             ("alibi", self.alibi),
             ("parameters_{}", SHORT_NAMES.get(self.parameter_dtype or "")),
             ("growing", self.growing_logits),
+            ("falling", self.falling_logits),
             ("nan_padding", self.nan_padding),
             ("seed{}", self.seed),
         ]
@@ -149,9 +151,11 @@ class Case:
         keys = (self.batch, self.key_length, self.key_value_heads)
         query = self._normal("query", (self.batch, self.query_length, self.query_heads, self.head_dim), dtype)
         key = self._normal("key", (*keys, self.head_dim), dtype)
-        if self.growing_logits:
+        if self.growing_logits or self.falling_logits:
             # The sum of ones * rise over head_dim, times 1 / sqrt(head_dim), is GROWTH at the last key.
             rise = np.linspace(0, GROWTH / self.head_dim**0.5, self.key_length)
+            if self.falling_logits:
+                rise = rise[::-1]
             query = (query.astype(np.float64) / 8 + 1).astype(dtype)
             key = (key.astype(np.float64) / 8 + rise[:, None, None]).astype(dtype)
         return {"query": query, "key": key, "value": self._normal("value", (*keys, self._value_dim), dtype)}
@@ -326,6 +330,7 @@ _COMBINATIONS = (
 _ADVERSARIAL = (
     Case(growing_logits=True, key_length=257, head_dim=64),
     Case("float16", growing_logits=True, key_length=257, head_dim=64, sinks=True),
+    Case("bfloat16", falling_logits=True, key_length=257, head_dim=64),
     Case("float64", growing_logits=True, is_causal=True, causal_alignment="bottom_right"),
     Case("bfloat16", mask="none_visible", sinks=True, bias="full"),
     Case("bfloat16", query_length=130, segments="singletons"),

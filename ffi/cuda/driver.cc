@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <map>
 #include <memory>
@@ -49,6 +50,15 @@ std::unique_ptr<Driver> load(const std::string& path) {
   fail(ErrorCode::kFailedPrecondition, words);
 }
 
+const Driver& loaded(const std::string& path) {
+  static std::mutex mutex;
+  static std::map<std::string, std::unique_ptr<Driver>, std::less<>> drivers;
+  const std::lock_guard lock(mutex);
+  std::unique_ptr<Driver>& driver = drivers[path];
+  if (!driver) driver = load(path);
+  return *driver;
+}
+
 }  // namespace
 
 bool driver_is_named() {
@@ -57,15 +67,18 @@ bool driver_is_named() {
 }
 
 const Driver& the_driver() {
+  static std::atomic<const Driver*> latest = nullptr;
   // The environment is read at each call: tests change it.
-  static std::mutex mutex;
-  static std::map<std::string, std::unique_ptr<Driver>, std::less<>> loaded;
-  const std::string path = driver_is_named() ? std::getenv(variable) : usual;
-  const std::lock_guard lock(mutex);
-  std::unique_ptr<Driver>& driver = loaded[path];
-  if (!driver) driver = load(path);
+  const char* named = std::getenv(variable);
+  const char* path = named && *named ? named : usual;
+  const Driver* driver = latest.load(std::memory_order_acquire);
+  if (!driver || driver->path != path) {
+    driver = &loaded(path);
+    latest.store(driver, std::memory_order_release);
+  }
   // Not only once: a stand-in can be reset.
-  check(*driver, driver->cuInit(0), "initialising the driver ", path);
+  if (const CUresult result = driver->cuInit(0); result != CUDA_SUCCESS)
+    fail_call(*driver, result, "initialising the driver " + driver->path);
   return *driver;
 }
 

@@ -14,8 +14,8 @@ namespace jax_fa4::cuda {
   NAME(cuDevicePrimaryCtxRetain) NAME(cuDevicePrimaryCtxRelease_v2)                                                  \
   NAME(cuCtxPushCurrent_v2) NAME(cuCtxPopCurrent_v2) NAME(cuCtxGetDevice) NAME(cuCtxSynchronize)                     \
   NAME(cuStreamGetCtx) NAME(cuModuleLoadData) NAME(cuModuleGetFunction)                                              \
-  NAME(cuFuncSetAttribute) NAME(cuLaunchKernelEx) NAME(cuTensorMapEncodeTiled)              \
-  NAME(cuMemsetD8Async) NAME(cuMemsetD32Async) NAME(cuMemHostRegister_v2) NAME(cuMemHostUnregister)
+  NAME(cuFuncSetAttribute) NAME(cuLaunchKernelEx) NAME(cuTensorMapEncodeTiled)                                       \
+  NAME(cuMemHostRegister_v2) NAME(cuMemHostUnregister)
 
 struct Driver {
   std::string path;  // as the loader was asked for it

@@ -17,6 +17,7 @@ namespace ffi = xla::ffi;
 Problem read(ffi::RemainingArgs operands, ffi::RemainingRets results, ffi::Dictionary attributes) {
   const ffi::ErrorOr<Problem> problem = read_forward(operands, results, attributes);
   if (!problem.has_value()) throw problem.error();
+  check_lengths(problem.value());
   return problem.value();
 }
 
@@ -39,7 +40,6 @@ Chosen choose(const Driver& driver, const CurrentContext& context, const Problem
 
 void run(const Driver& driver, const CurrentContext& context, const Problem& problem, CUstream stream, Image image) {
   const Chosen chosen = choose(driver, context, problem, image);
-  if (problem.key_length == 0) return fill_without_keys(driver, problem, stream);
   launch_forward({driver, *chosen.device, *chosen.variant, chosen.function, stream}, problem);
 }
 

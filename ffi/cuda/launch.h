@@ -6,9 +6,6 @@
 
 namespace jax_fa4::cuda {
 
-// Whether the launcher can make this parameter: the array or the number of that name exists.
-bool known_parameter(const Parameter& parameter);
-
 // What a launch needs beside the call.
 struct Target {
   const Driver& driver;
@@ -18,10 +15,11 @@ struct Target {
   CUstream stream;
 };
 
-// The forward pass of a call whose results are not empty. Allocates no device memory and waits for nothing.
-void launch_forward(const Target& target, const Problem& problem);
+// Kernels count positions in 32 bits. Throws Failure for a call that is too long.
+void check_lengths(const Problem& problem);
 
-// The results of a call without keys: output 0, log-sum-exp -inf.
-void fill_without_keys(const Driver& driver, const Problem& problem, CUstream stream);
+// The forward pass of a call whose results are not empty; it may have no keys. Allocates no memory, of the device or of
+// the host, and waits for nothing.
+void launch_forward(const Target& target, const Problem& problem);
 
 }  // namespace jax_fa4::cuda

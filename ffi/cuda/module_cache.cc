@@ -32,7 +32,8 @@ std::string read_image(const Variant& variant, Image image) {
   const std::string path = file_of(variant, image);
   std::ifstream file(path, std::ios::binary);
   std::string bytes(std::istreambuf_iterator<char>(file), {});
-  if (!file || bytes.empty()) fail(ErrorCode::kFailedPrecondition, "the kernel's file " + path + " cannot be read");
+  if (!file || bytes.empty())
+    fail(ErrorCode::kFailedPrecondition, "the kernel's file " + path + " cannot be read: install jax_fa4 again");
   return bytes;
 }
 
@@ -40,7 +41,8 @@ CUfunction load(const Driver& driver, const Variant& variant, Image image) {
   if (driver.version < variant.minimum_driver)
     fail(ErrorCode::kFailedPrecondition,
          variant.name + " needs a driver of CUDA " + version_text(variant.minimum_driver) +
-             " or newer; this one is CUDA " + version_text(driver.version));
+             " or newer; this one is CUDA " + version_text(driver.version) +
+             ": update NVIDIA's driver, or pass implementation=\"blockwise\"");
   const std::string bytes = read_image(variant, image);
   CUmodule module = nullptr;
   CUfunction function = nullptr;

@@ -6,13 +6,20 @@
 
 namespace jax_fa4::cuda {
 
-// Axes that a tensor map of the array may have: extent and stride in elements.
+// An axis of an array: extent and stride in elements.
 struct View {
   std::int64_t extent = 0, stride = 0;
 };
 
-// `batch` entries of the operand from `address` on. Throws Failure.
-CUtensorMap encode(const Driver& driver, const Parameter& parameter, Element element, void* address,
-                   const std::vector<View>& views);
+// What a tensor map describes: an array in memory, and the part of it that one copy moves. Innermost axis first.
+struct Box {
+  Element element;
+  void* address;
+  View views[max_rank];
+  std::uint32_t extents[max_rank];  // of the part
+};
+
+// Throws Failure.
+CUtensorMap encode(const Driver& driver, const Parameter& parameter, const Box& box);
 
 }  // namespace jax_fa4::cuda

@@ -15,7 +15,16 @@ from cutlass.experimental import primitives as ptx
 from jax_fa4.kernels.exp2 import exp2_pair, is_polynomial
 
 LN_2 = 0.6931471805599453
+LOG2_E = 1.4426950408889634
 CHAINS = 4  # independent partial maxima and sums
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a row ends with: a factor for its accumulator, and its log-sum-exp."""
+
+    inverse: Any
+    log_sum_exp: Any
 
 
 @dataclass(frozen=True)
@@ -50,8 +59,19 @@ class RowSoftmax:
             result += exp2_pair(pair, self.degree if is_polynomial(first_column + j, self.polynomial) else 0)
         return result
 
+    def finish(self, reference: Any, total: Any) -> Finished:
+        """Returns the end of a row; one without keys has 0 and -inf."""
+        return Finished(inverse(total), self.log_sum_exp(reference, total))
+
+    def finish_with_sink(self, reference: Any, total: Any, sink: Any) -> Finished:
+        """Likewise with one more key of score `sink`, whose value is zero; -inf is no such key."""
+        largest = cute.arch.fmax(reference, sink)
+        factor = cute.arch.exp2((reference - finite(largest)) * self.scale_log2)
+        total = total * factor + cute.arch.exp2((sink - finite(largest)) * self.scale_log2)
+        return Finished(inverse(total) * factor, self.log_sum_exp(largest, total))
+
     def log_sum_exp(self, reference: Any, total: Any) -> Any:
-        """Returns the natural logarithm of the row's sum: -inf if it has no keys."""
+        """Returns the natural logarithm of a row's sum."""
         return (finite(reference) * self.scale_log2 + cute.math.log2(total, fastmath=True)) * Float32(LN_2)
 
 

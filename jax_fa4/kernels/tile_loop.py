@@ -5,7 +5,7 @@ Plain arithmetic that holds for Python integers (tests) and for the 32-bit integ
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 # A Python int, or a cutlass.Int32 while a kernel is traced.
 Int = Any
@@ -85,13 +85,36 @@ class TileLoop:
 
 @dataclass(frozen=True)
 class Problem:
-    """The extents of a launch. `band` is None where every query sees every key."""
+    """The extents of a launch, or of one entry of its batch. `band` is None where every query sees every key.
+
+    Heads that share keys are packed: 2^pack_shift query heads count as one, with that many rows for a query. Row r is
+    at position r >> pack_shift.
+    each: where the entries of a batch differ, what tells the extents of one; its blocks are all masked.
+    """
 
     queries: Int
     keys: Int
     heads: Int
     batch: Int
     band: Band | None = None
+    pack_shift: Int = 0
+    each: "Each | None" = None
+
+    @property
+    def rows(self) -> Int:
+        """Rows of a packed head."""
+        return self.queries << self.pack_shift
+
+    def entry(self, batch: Int) -> "Problem":
+        """Returns the extents of one entry of the batch."""
+        return self if self.each is None else self.each.problem(self, batch)
+
+
+class Each(Protocol):
+    """Tells how entries of a batch differ."""
+
+    def problem(self, whole: Problem, batch: Int) -> Problem:
+        """Returns the extents of one entry."""
 
 
 def tile_loop(problem: Problem, first_row: Int, rows: int, block: int) -> TileLoop:
@@ -101,14 +124,18 @@ def tile_loop(problem: Problem, first_row: Int, rows: int, block: int) -> TileLo
         end_block, full_end_block = (keys + block - 1) // block, keys // block
         return TileLoop(end_block - 1, end_block, end_block - full_end_block, 0, has_left=False)
     low, high = problem.band.low, problem.band.high
-    last_row = lesser(first_row + rows, problem.queries) - 1
+    last_row = lesser(first_row + rows, problem.rows) - 1
+    first, last = first_row >> problem.pack_shift, last_row >> problem.pack_shift
     # Keys [start, end) are seen by some row; of these the ones from full_start and before full_end by every row.
-    start = clamp(first_row + low, 0, keys)
-    full_start = clamp(last_row + low, 0, keys)
-    full_end = clamp(first_row + high + 1, 0, keys)
-    end = clamp(last_row + high + 1, 0, keys)
+    start = clamp(first + low, 0, keys)
+    full_start = clamp(last + low, 0, keys)
+    full_end = clamp(first + high + 1, 0, keys)
+    end = clamp(last + high + 1, 0, keys)
     start_block, end_block = start // block, (end + block - 1) // block
-    count = greater(end_block - start_block, 0)
+    # An entry's own queries may all lie before this tile.
+    count = choose((start < end) & (first_row <= last_row), end_block - start_block, 0)
+    if problem.each is not None:
+        return TileLoop(end_block - 1, count, count, 0, has_left=False)
     masked_right = clamp(end_block - full_end // block, 0, count)
     masked_left = clamp((full_start + block - 1) // block - start_block, 0, count - masked_right)
     return TileLoop(end_block - 1, count, masked_right, masked_left)
@@ -129,7 +156,8 @@ class Walk:
 
     first, stride: this CTA's tiles are first, first + stride, ... below `count`. With as many CTAs as tiles each has
       one; with fewer, say one per multiprocessor, they persist.
-    rows: query rows of a tile. section: heads whose keys and values stay in the L2 cache together.
+    rows: rows of a tile. section: heads whose keys and values stay in the L2 cache together.
+    group: packed heads that share a head of keys.
 
     Heads come in sections. Within one, tiles near the end of the queries, which see most keys where attention is
     causal, come first for all heads of the section: what is left for the end of a launch is short.
@@ -141,11 +169,12 @@ class Walk:
     rows: int
     block: int
     section: Int
+    group: Int = 1
 
     @property
     def query_blocks(self) -> Int:
         """Tiles per head."""
-        return (self.problem.queries + self.rows - 1) // self.rows
+        return (self.problem.rows + self.rows - 1) // self.rows
 
     @property
     def count(self) -> Int:
@@ -165,4 +194,12 @@ class Walk:
 
     def loop(self, tile: Tile) -> TileLoop:
         """Returns the key blocks of a tile."""
-        return tile_loop(self.problem, tile.first_row, self.rows, self.block)
+        return tile_loop(self.problem.entry(tile.batch), tile.first_row, self.rows, self.block)
+
+    def position(self, tile: Tile, row: Int) -> list[Int]:
+        """Returns where row `row` of a tile stands in the array of queries: query, packed head, batch entry."""
+        return [(tile.first_row + row) >> self.problem.pack_shift, tile.head, tile.batch]
+
+    def key_head(self, tile: Tile) -> Int:
+        """Returns the head of keys and values that a tile reads."""
+        return tile.head // self.group

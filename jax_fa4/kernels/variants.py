@@ -2,23 +2,46 @@
 
 from dataclasses import dataclass
 
-from jax_fa4.kernels.sm100.plan import TILE, ForwardPlan
+from jax_fa4.kernels.sm100.plan import HEAD_DIMS, TILE, ForwardPlan
 
-ARCHITECTURES = ("sm_100a", "sm_100f")
 
-# Columns of 16 whose exp2 the FMA units do, by head_dim: from counts, not measured on a GPU. A block of 128 x 128
-# scores takes 8 * (129 - 8 n) clocks of the special function unit, about 450 + 40 n issue slots of a scheduler, and
-# 8 * head_dim clocks of the tensor core.
-POLYNOMIAL_COLUMNS = {64: 4, 128: 2}
+@dataclass(frozen=True)
+class Tuning:
+    """Numbers of a variant that are not measured on a GPU yet: chosen by counts (`make bench-model`).
+
+    polynomial: columns of 16 whose exp2 the FMA units do: so many that the special function unit, and whatever then is
+      the next, leave the tensor core the most room.
+    registers: of a thread of softmax, of correction, of the others; so few that nothing is spilled.
+    """
+
+    kind: str
+    head_dim: int
+    polynomial: int
+    registers: tuple[int, int, int] = (192, 80, 48)
+
+
+# A general block is limited by integer and select instructions whatever the share is.
+TUNING = (
+    Tuning("dense", 64, 4), Tuning("dense", 96, 4), Tuning("dense", 128, 4), Tuning("dense", 192, 0),
+    Tuning("banded", 64, 4), Tuning("banded", 96, 4), Tuning("banded", 128, 4), Tuning("banded", 192, 0),
+    *(Tuning("general", head_dim, 2, (192, 96, 32)) for head_dim in (64, 96, 128)),
+    Tuning("general", 192, 0, (192, 96, 32)),
+)  # fmt: skip
+
+
+def tuning(kind: str, head_dim: int) -> Tuning:
+    """Returns the numbers of a variant."""
+    return next(row for row in TUNING if (row.kind, row.head_dim) == (kind, head_dim))
 
 
 @dataclass(frozen=True)
 class TensorMapParameter:
-    """A tensor map; extents and box are innermost first, and rank 4: head_dim, heads, length, batch."""
+    """A tensor map; axes and box are innermost first."""
 
     name: str
     meaning: str
     dtype: str
+    axes: tuple[str, ...]
     box: tuple[int, ...]
     swizzle: str = "128B"
 
@@ -26,7 +49,7 @@ class TensorMapParameter:
         """As the manifest has it."""
         return {
             "name": self.name, "kind": "tensor_map", "meaning": self.meaning, "dtype": self.dtype,
-            "rank": len(self.box), "box": list(self.box), "swizzle": self.swizzle,
+            "rank": len(self.box), "axes": list(self.axes), "box": list(self.box), "swizzle": self.swizzle,
         }  # fmt: skip
 
 
@@ -49,34 +72,74 @@ Parameter = TensorMapParameter | PlainParameter
 
 
 def forward_plans() -> list[ForwardPlan]:
-    """Returns the variants of the forward pass."""
+    """Returns the variants of the forward pass: a call takes the first that can do it."""
     return [
-        ForwardPlan(dtype=dtype, head_dim=head_dim, banded=banded, polynomial=POLYNOMIAL_COLUMNS[head_dim])
+        forward_plan(dtype, heads, kind, output)
         for dtype in ("bfloat16", "float16")
-        for head_dim in (64, 128)
-        for banded in (False, True)
+        for heads in HEAD_DIMS
+        for kind, output in (("dense", ""), ("banded", ""), ("general", ""), ("general", "float32"))
     ]
+
+
+def forward_plan(dtype: str, heads: tuple[int, int], kind: str, output: str) -> ForwardPlan:
+    """Returns a variant with the numbers of its row of the tuning table."""
+    row = tuning(kind, heads[0])
+    softmax, correction, others = row.registers
+    return ForwardPlan(
+        dtype, *heads, kind, output, polynomial=row.polynomial, softmax_registers=softmax,
+        correction_registers=correction, other_registers=others,
+    )  # fmt: skip
+
+
+QUERY_AXES = ("head_dim", "pack", "length", "heads", "batch")
+KEY_AXES = ("head_dim", "heads", "length", "batch")
+
+# Of general variants: operands that may be absent, and which of them are floats of any dtype.
+OPTIONAL = (
+    "sinks", "alibi_slopes", "query_segment_ids", "key_value_segment_ids", "query_seq_lengths",
+    "key_value_seq_lengths", "query_offset",
+)  # fmt: skip
+OPTIONAL_FLOATS = ("sinks", "alibi_slopes")
 
 
 def forward_parameters(plan: ForwardPlan) -> list[Parameter]:
     """Returns the parameters of the forward entry, in order."""
-    box = (plan.panel, 1, TILE, 1)
-    maps = [
-        TensorMapParameter(name, meaning, plan.dtype, box)
-        for name, meaning in (
-            ("query", "query, B T N H"), ("key", "key, B S K H"), ("value", "value, B S K H"), ("output", "B T N H"),
-        )
-    ]  # fmt: skip
+    # Where heads are packed, the launch gives the box's rows to `pack` and `length` together.
+    query, key = (plan.panel, 1, TILE, 1, 1), (plan.panel, 1, TILE, 1)
+    output = (plan.output_panel, 1, TILE, 1, 1)
     return [
-        *maps,
+        TensorMapParameter("query", "query, B T N H", plan.dtype, QUERY_AXES, query),
+        TensorMapParameter("key", "key, B S K H", plan.dtype, KEY_AXES, key),
+        TensorMapParameter("value", "value, B S K Hv", plan.dtype, KEY_AXES, key),
+        TensorMapParameter("output", "B T N Hv", plan.output or plan.dtype, QUERY_AXES, output),
+        *plain_parameters(plan),
+    ]
+
+
+def plain_parameters(plan: ForwardPlan) -> list[PlainParameter]:
+    """Returns those behind the tensor maps."""
+    parameters = [
         PlainParameter("log_sum_exp", "pointer", "natural log-sum-exp, B N T", "float32"),
         PlainParameter("queries", "i32", "T, at least 1"),
-        PlainParameter("keys", "i32", "S, at least 1"),
-        PlainParameter("heads", "i32", "N"),
-        PlainParameter("group", "i32", "N / K"),
+        PlainParameter("keys", "i32", "S"),
+        PlainParameter("heads", "i32", "packed heads: N / pack"),
+        PlainParameter("group", "i32", "packed heads that share a head of keys: N / K / pack"),
+        PlainParameter("pack_shift", "i32", "log2 of pack, the query heads in a packed head"),
         PlainParameter("batch", "i32", "B"),
-        PlainParameter("section", "i32", "heads whose keys and values share the L2 cache, at least 1"),
-        PlainParameter("low", "i32", "banded: the lowest key minus the row that sees it, within +-2^30"),
-        PlainParameter("high", "i32", "banded: the highest key minus the row that sees it, within +-2^30"),
+        PlainParameter("section", "i32", "packed heads whose keys and values share the L2 cache, at least 1"),
         PlainParameter("scale_log2", "f32", "softmax scale times log2(e)"),
     ]
+    if plan.kind != "dense":
+        parameters += [
+            PlainParameter("low", "i32", "the lowest key minus the position that sees it; -2^30: no limit"),
+            PlainParameter("high", "i32", "the highest key minus the position that sees it; 2^30: no limit"),
+        ]
+    if plan.is_general:
+        for name in OPTIONAL:
+            parameters.append(PlainParameter(name, "pointer", "null where absent"))
+            parameters.append(PlainParameter(f"{name}_stride", "i32", "elements between batch entries, 0 if shared"))
+        for name in OPTIONAL_FLOATS:
+            meaning = "0 float32, 1 bfloat16, 2 float16, 3 float64"
+            parameters.append(PlainParameter(f"{name}_dtype", "i32", meaning))
+        parameters.append(PlainParameter("logits_soft_cap", "f32", "0: none"))
+    return parameters

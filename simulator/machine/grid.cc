@@ -1,4 +1,5 @@
 // A launch: clusters taken by worker threads, until all have ended or a fatal report stops them.
+#include <cfenv>
 #include <thread>
 
 #include "machine/grid_state.h"
@@ -22,6 +23,22 @@ Step skipped(Warp& warp, const Inst& inst) {
     if (inst.op[i].bytes == 0 && i == 0) warp.write_predicate(inst.op[0], all_lanes);
   return Step::next();
 }
+
+// Arithmetic as in a fresh thread while it lives: a caller may round otherwise, or flush subnormals to zero, as XLA does.
+// Threads that are started meanwhile take it over.
+class DefaultArithmetic {
+ public:
+  DefaultArithmetic() {
+    std::fegetenv(&callers_);
+    std::fesetenv(FE_DFL_ENV);
+  }
+  ~DefaultArithmetic() { std::fesetenv(&callers_); }
+  DefaultArithmetic(const DefaultArithmetic&) = delete;
+  DefaultArithmetic& operator=(const DefaultArithmetic&) = delete;
+
+ private:
+  std::fenv_t callers_;
+};
 
 void validate(const Launch& launch) {
   const Program& program = *launch.program;
@@ -208,6 +225,7 @@ Result Grid::run() {
 
 Result run(const Launch& launch, const std::vector<Allocation>& memory, const Options& options) {
   validate(launch);
+  const DefaultArithmetic arithmetic;
   return Grid(launch, memory, options).run();
 }
 

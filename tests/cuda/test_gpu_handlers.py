@@ -1,67 +1,46 @@
-"""The handlers of platform CUDA, called as XLA's CUDA client calls them: stages, streams, contexts, device memory."""
+"""The handlers of platform CUDA, called as XLA's CUDA client calls them: stages, streams, contexts, GPUs, threads."""
 
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
-from ctypes import byref, c_int32, c_int64, c_size_t, c_uint64, c_void_p
+import threading
+from ctypes import byref, c_size_t, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
 
-import echo
-import jax
+import gpu_call
 import numpy as np
 import pytest
+from gpu_call import BF16, EXECUTE, F32, HANDLERS, INITIALIZE, WIDTHS, GpuCall, Row, address_of
+from stub import StubDriver
+from stub_calls import call
 
-from jax_fa4 import extension, manifest
+from jax_fa4 import manifest
 
-F32, BF16, PRED, S32 = 11, 16, 1, 4  # XLA_FFI_DataType
-INITIALIZE, EXECUTE = 2, 3  # XLA_FFI_ExecutionStage
-ABSENT = ((F32, (0,)), (PRED, (0,)), (F32, (0,)), (F32, (0,)), *(((S32, (0,)),) * 5))
 COMMAND_BUFFER_COMPATIBLE = 1
-HANDLERS = extension.registrations()["CUDA"]["jax_fa4_cuda_forward"]
+FAILED_PRECONDITION = 9
 
-pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
-
-
-class Row(ctypes.Structure):
-    _fields_ = [("type", c_int32), ("rank", c_int32), ("dims", c_int64 * 5), ("data", c_void_p)]
+pytestmark = pytest.mark.skipif(gpu_call.NO_COMPILER, reason="needs a C++ compiler")
 
 
-def address_of(capsule: Any) -> c_void_p:
-    ctypes.pythonapi.PyCapsule_GetPointer.restype = c_void_p
-    ctypes.pythonapi.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
-    return c_void_p(ctypes.pythonapi.PyCapsule_GetPointer(capsule, None))
-
-
-@pytest.fixture(scope="module")
-def xla(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    library = tmp_path_factory.mktemp("fake_gpu_call") / "fake_gpu_call.so"
-    source = Path(__file__).parent / "fake_gpu_call.cc"
-    command = ["c++", "-std=c++20", "-shared", "-fPIC", "-isystem", jax.ffi.include_dir(), "-o", library, source]
-    subprocess.run(command, check=True)
-    return ctypes.CDLL(str(library))
+# --- On the simulator: the stages and the stream of a call, and memory that only the driver knows ---
 
 
 class Gpu:
-    """A stream and memory of the stand-in, and a call's arrays in it; no context stays current."""
+    """A stream and memory of the simulator, and a call's arrays in it; no context stays current."""
 
-    def __init__(self, xla: ctypes.CDLL, extents: tuple[int, ...]) -> None:
+    def __init__(self) -> None:
         from jax_fa4_simulator import driver_path
 
-        batch, queries, keys, heads, kv_heads = extents
-        self.xla, self.driver = xla, ctypes.CDLL(str(driver_path()))
+        self.driver = ctypes.CDLL(str(driver_path()))
         self.context, self.stream = c_void_p(), c_void_p()
         self.ok(self.driver.cuInit(0))
         self.ok(self.driver.cuDevicePrimaryCtxRetain(byref(self.context), 0))
         self.push()
         self.ok(self.driver.cuStreamCreate(byref(self.stream), 1))
-        shapes = [
-            (BF16, (1, batch, length, n, 64)) for length, n in ((queries, heads), (keys, kv_heads), (keys, kv_heads))
-        ]
-        results = [(BF16, (1, batch, queries, heads, 64)), (F32, (1, batch, heads, queries))]
-        self.arrays = [self.allocate(*array) for array in (*shapes, *ABSENT, *results)]
+        query, key = (BF16, (1, 2, 70, 2, 64)), (BF16, (1, 2, 5, 1, 64))
+        arrays = {"query": query, "key": key, "value": key, "output": query, "log_sum_exp": (F32, (1, 2, 2, 70))}
+        self.call = GpuCall({name: self.allocate(*array) for name, array in arrays.items()})
         self.pop()
 
     def ok(self, status: int) -> None:
@@ -74,104 +53,141 @@ class Gpu:
         self.ok(self.driver.cuCtxPopCurrent_v2(byref(c_void_p())))
 
     def allocate(self, kind: int, shape: tuple[int, ...]) -> Row:
-        width = {F32: 4, BF16: 2, PRED: 1, S32: 4}[kind]
         address = c_uint64()
-        if np.prod(shape):
-            self.ok(self.driver.cuMemAlloc_v2(byref(address), c_size_t(int(np.prod(shape)) * width)))
-        return Row(kind, len(shape), (c_int64 * 5)(*shape), address.value)
+        self.ok(self.driver.cuMemAlloc_v2(byref(address), c_size_t(int(np.prod(shape)) * WIDTHS[kind])))
+        return gpu_call.array(kind, shape, address.value)
 
-    def bytes_of(self, place: int) -> Any:
-        """An array's memory; the stand-in's device memory is the host's."""
-        row = self.arrays[place]
-        count = int(np.prod(row.dims[: row.rank])) * (4 if row.type == F32 else 2)
+    def bytes_of(self, name: str) -> Any:
+        """An array's memory; the simulator's device memory is the host's."""
+        row = self.call.arrays[name]
+        count = int(np.prod(row.dims[: row.rank])) * WIDTHS[row.type]
         return np.ctypeslib.as_array((ctypes.c_uint8 * count).from_address(row.data))
 
-    def call(self, stage: int, stream: Any = None) -> tuple[int, str]:
-        words = ctypes.create_string_buffer(1000)
-        rows = (Row * len(self.arrays))(*self.arrays)
-        handler = address_of(HANDLERS["initialize" if stage == INITIALIZE else "execute"])
-        stream = self.stream if stream is None else stream
-        code = self.xla.call(handler, stage, stream, rows, len(rows) - 2, 2, words, c_size_t(len(words)))
-        return code, words.value.decode()
+    def make(self, stage: int) -> tuple[int, str]:
+        return self.call.make(stage, self.stream)
 
 
 @pytest.fixture
-def gpu(simulated_driver: Any, echo_kernels: Path, xla: ctypes.CDLL) -> Gpu:
+def gpu(simulated_driver: Any, echo_kernels: Path) -> Gpu:
     manifest.variants()
-    return Gpu(xla, (2, 70, 5, 2, 1))
+    return Gpu()
 
 
 def test_a_call(gpu: Gpu, simulated_driver: Any) -> None:
     query = np.random.default_rng(0).standard_normal(2 * 70 * 2 * 64).astype("bfloat16")
-    gpu.bytes_of(0)[:] = query.view(np.uint8)
-    gpu.bytes_of(1)[:] = 0
-    assert gpu.call(INITIALIZE) == (0, "")
+    gpu.bytes_of("query")[:] = query.view(np.uint8)
+    gpu.bytes_of("key")[:] = 0
+    assert gpu.make(INITIALIZE) == (0, "")
     assert simulated_driver.take_launches() == []
-    assert gpu.call(EXECUTE) == (0, "")
-    np.testing.assert_array_equal(gpu.bytes_of(12), query.view(np.uint8))
-    np.testing.assert_allclose(gpu.bytes_of(13).view(np.float32), 2 + 1.442695, rtol=1e-6)
+    assert gpu.make(EXECUTE) == (0, "")
+    np.testing.assert_array_equal(gpu.bytes_of("output"), query.view(np.uint8))
+    np.testing.assert_allclose(gpu.bytes_of("log_sum_exp").view(np.float32), 1 + 1.442695, rtol=1e-6)
     (launch,) = simulated_driver.take_launches()
-    assert launch["grid"] == (8, 1, 1)
-
-
-def test_kernels_are_loaded_before_anything_is_captured(gpu: Gpu, echo_kernels: Path) -> None:
-    assert gpu.call(INITIALIZE) == (0, "")
-    (echo_kernels / "echo.ptx").unlink()
-    gpu.bytes_of(1)[:] = 0
-    for _ in range(3):
-        assert gpu.call(INITIALIZE) == (0, "")
-        assert gpu.call(EXECUTE) == (0, "")
+    assert launch["grid"] == (6, 1, 1)
 
 
 def test_the_current_context_stays_as_it_was(gpu: Gpu) -> None:
     current = c_void_p()
-    gpu.call(INITIALIZE)
-    gpu.call(EXECUTE)
+    gpu.make(INITIALIZE)
+    gpu.make(EXECUTE)
     gpu.ok(gpu.driver.cuCtxGetCurrent(byref(current)))
     assert current.value is None
     gpu.push()
-    gpu.call(EXECUTE)
+    gpu.make(EXECUTE)
     gpu.ok(gpu.driver.cuCtxGetCurrent(byref(current)))
     gpu.pop()
     assert current.value == gpu.context.value
 
 
-def test_handlers_may_be_captured(xla: ctypes.CDLL) -> None:
-    assert xla.traits(address_of(HANDLERS["execute"])) == COMMAND_BUFFER_COMPATIBLE
+# --- On the driver that remembers ---
 
 
-@pytest.mark.parametrize("stage", [INITIALIZE, EXECUTE])
-def test_failures_are_words(
-    gpu: Gpu, simulated_driver: Any, echo_kernels: Path, stage: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    simulated_driver.must_launch = False
-    code, words = gpu.call(stage, c_void_p(4096))
-    assert words.startswith("jax_fa4: asking for the context of XLA's stream failed: CUDA_ERROR_INVALID_HANDLE (400")
-    echo.write(echo_kernels, arch="sm_90a")
-    manifest.variants()
-    code, words = gpu.call(stage)
-    assert words.startswith(
-        "jax_fa4: no kernel runs on NVIDIA B200 (simulated) (sm_100); this build has kernels for sm_90a"
-    )
-    assert words.endswith('Pass implementation="blockwise"')
+def test_handlers_may_be_captured() -> None:
+    assert gpu_call.fake_xla().traits(c_void_p(address_of(HANDLERS["execute"]))) == COMMAND_BUFFER_COMPATIBLE
+
+
+def test_kernels_are_loaded_before_anything_is_captured(stub_driver: StubDriver, every_kernel: Path) -> None:
+    stream = stub_driver.stream()
+    made = call()
+    assert made.make(INITIALIZE, stream) == (0, "")
+    assert (stub_driver.count("cuModuleLoadData"), stub_driver.launches()) == (1, [])
+    for file in every_kernel.glob("*.cubin"):
+        file.unlink()
+    stub_driver.library.stub_capture(1)
+    for _ in range(3):
+        assert made.make(INITIALIZE, stream) == (0, "")
+        assert made.make(EXECUTE, stream) == (0, "")
+    assert (stub_driver.count("cuModuleLoadData"), len(stub_driver.launches())) == (1, 3)
+
+
+def test_a_capture_without_the_initialize_stage_says_what_to_do(stub_driver: StubDriver) -> None:
+    """XLA versions that skip the stage load inside the call, which works as long as nothing is captured."""
+    stream = stub_driver.stream()
+    stub_driver.library.stub_capture(1)
+    code, words = call().make(EXECUTE, stream)
+    assert code == FAILED_PRECONDITION
+    assert words.startswith("jax_fa4: loading dense_bfloat16_bfloat16_64_64_0 for sm_100a failed: ")
+    assert "A CUDA graph was being captured, and kernels cannot be loaded then" in words
+    assert words.endswith("turn command buffers off with XLA_FLAGS=--xla_gpu_enable_command_buffer=")
+    stub_driver.library.stub_capture(0)
+    assert call().make(EXECUTE, stream) == (0, "")
+    stub_driver.library.stub_capture(1)
+    assert call().make(EXECUTE, stream) == (0, "")
+
+
+def test_each_gpu_has_kernels_of_its_own(stub_driver: StubDriver) -> None:
+    """The stand-in refuses a function or a stream of another context than the current one."""
+    streams = [stub_driver.stream(device) for device in (0, 1, 2, 0)]
+    for stage in (INITIALIZE, EXECUTE, EXECUTE):
+        for stream in streams:
+            assert call().make(stage, stream) == (0, "")
+    launches = stub_driver.launches()
+    assert [launch.device for launch in launches] == [0, 1, 2, 0] * 2
+    assert len({launch.stream for launch in launches}) == 4
+    assert stub_driver.count("cuModuleLoadData") == 3
+
+
+def test_a_context_that_is_current_does_not_matter(stub_driver: StubDriver) -> None:
+    other = c_void_p()
+    stub_driver.library.cuDevicePrimaryCtxRetain(byref(other), 3)
+    stub_driver.library.cuCtxPushCurrent_v2(other)
+    stream = stub_driver.stream(1)
+    assert call().make(INITIALIZE, stream) == (0, "")
+    assert call().make(EXECUTE, stream) == (0, "")
+    stub_driver.library.cuCtxPopCurrent_v2(byref(other))
+    assert [launch.device for launch in stub_driver.launches()] == [1]
+
+
+def test_threads_and_shapes_at_the_same_time(stub_driver: StubDriver) -> None:
+    """Every thread has a stream on one of two GPUs, and calls of several kernels in turn, none of them loaded yet."""
+    shapes = [{}, {"window": (-1, 0)}, {"logits_soft_cap": 1.0}, {"head_dims": (128, 128)}, {"lengths": (7, 0)}]
+    stub_driver.reset(None)
+    streams = [stub_driver.stream(i % 2) for i in range(6)]
+    failed: list[tuple[int, str]] = []
+    start = threading.Barrier(len(streams))
+
+    def work(stream: c_void_p) -> None:
+        start.wait()
+        for _ in range(10):
+            failed.extend(found for shape in shapes if (found := call(**shape).make(EXECUTE, stream)) != (0, ""))
+
+    threads = [threading.Thread(target=work, args=(stream,)) for stream in streams]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    launches = stub_driver.launches()
+    assert len(launches) == len(streams) * 10 * len(shapes)
+    by_thread = {(launch.thread, launch.device, launch.stream) for launch in launches}
+    assert len(by_thread) == len(streams)
+    assert sorted(device for _, device, _ in by_thread) == [0, 0, 0, 1, 1, 1]
+    assert stub_driver.count("cuModuleLoadData") == 2 * 4  # shapes 1 and 5 share a kernel
+
+
+def test_empty_results_need_nothing(stub_driver: StubDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_FA4_CUDA_DRIVER", "/nowhere/libcuda.so")
-    code, words = gpu.call(stage)
-    assert words.startswith("jax_fa4: JAX_FA4_CUDA_DRIVER=/nowhere/libcuda.so: cannot be loaded")
-    assert code == 9  # FAILED_PRECONDITION
-    gpu.arrays[0].type = F32
-    code, words = gpu.call(stage)
-    assert code == 3  # INVALID_ARGUMENT
-    assert "allowed: one float type for query, key and value" in words
-
-
-def test_this_machine_without_a_driver(gpu: Gpu, simulated_driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        simulated_driver.must_launch = False
-        monkeypatch.delenv("JAX_FA4_CUDA_DRIVER")
-        _, words = gpu.call(INITIALIZE)
-        assert words.startswith("jax_fa4: NVIDIA's driver was not found: libcuda.so.1")
-        assert 'pass implementation="blockwise"' in words
-    else:
-        pytest.skip("this machine has a driver")
+    for made in (call((1, 0)), call(lengths=(0, 5))):
+        for stage in (INITIALIZE, EXECUTE):
+            assert made.make(stage, c_void_p(4096)) == (0, "")
+    assert stub_driver.count("cuInit") == 0

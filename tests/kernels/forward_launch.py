@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cases import Case
 from jax_fa4_simulator import Kernel, Result, TensorMap, bound, empty, run
 from numpy.typing import NDArray
 
+from jax_fa4.kernels.variants import OPTIONAL, OPTIONAL_FLOATS
+
 Array = NDArray[Any]
+DTYPE_NUMBERS = {"float32": 0, "bfloat16": 1, "float16": 2, "float64": 3}
 UNBOUNDED = 1 << 30
 
 
@@ -48,9 +52,17 @@ def band_of(is_causal: bool, window: tuple[int | None, int | None], offset: int)
     return low, min(high, offset) if is_causal else high
 
 
+def pack_of(group: int) -> int:
+    """Returns how many query heads one packed head has: the largest power of two that divides the group."""
+    return min(group & -group, 128)
+
+
 @dataclass
 class Launch:
-    """One launch and its results; query is B T N H, key and value B S K H."""
+    """One launch and its results; query is B T N H, key B S K H, value B S K Hv.
+
+    optional: the arrays of a general variant by name, as the public call has them.
+    """
 
     variant: Variant
     query: Array
@@ -60,30 +72,60 @@ class Launch:
     scale: float | None = None
     ctas: int | None = None
     section: int = 1
+    soft_cap: float = 0.0
+    optional: dict[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         batch, queries, heads, _ = self.query.shape
-        self.output = device_array(np.full(self.query.shape, np.nan, self.query.dtype))
+        dtype = np.dtype(self.variant.manifest["output"]) if self.is_float32 else self.query.dtype
+        self.output = device_array(np.full((*self.query.shape[:3], self.value.shape[3]), np.nan, dtype))
         self.log_sum_exp = device_array(np.full((batch, heads, queries), np.nan, np.float32))
-        self.tiles = batch * heads * -(-queries // self.variant.manifest["tile_rows"])
+        self.pack = pack_of(heads // self.key.shape[2])
+        rows = queries * self.pack
+        self.tiles = batch * (heads // self.pack) * -(-rows // self.variant.manifest["tile_rows"])
+
+    @property
+    def is_float32(self) -> bool:
+        return bool(self.variant.manifest["output"] == "float32")
 
     def arguments(self) -> list[Any]:
         """The parameters, by the names that the manifest gives them."""
         batch, queries, heads, head_dim = self.query.shape
         scale = head_dim**-0.5 if self.scale is None else self.scale
         values: dict[str, Any] = {
-            "query": self.query, "key": self.key, "value": self.value, "output": self.output,
-            "log_sum_exp": self.log_sum_exp, "queries": queries, "keys": self.key.shape[1], "heads": heads,
-            "group": heads // self.key.shape[2], "batch": batch, "section": self.section,
-            "low": self.band[0], "high": self.band[1], "scale_log2": np.float32(scale * math.log2(math.e)),
+            "query": self.packed(self.query), "key": self.key, "value": self.value, "output": self.packed(self.output),
+            "log_sum_exp": self.log_sum_exp, "queries": queries, "keys": self.key.shape[1], "heads": heads // self.pack,
+            "group": heads // self.key.shape[2] // self.pack, "pack_shift": self.pack.bit_length() - 1,
+            "batch": batch, "section": self.section, "low": self.band[0], "high": self.band[1],
+            "scale_log2": np.float32(scale * math.log2(math.e)), "logits_soft_cap": np.float32(self.soft_cap),
         }  # fmt: skip
+        for name in OPTIONAL:
+            array = self.optional.get(name)
+            values[name] = np.uint64(0) if array is None else array
+            # One element for each entry of the batch, or a row of them; what has no batch axis is shared.
+            shared = array is None or array.ndim == (1 if name in OPTIONAL_FLOATS else 0)
+            values[f"{name}_stride"] = 0 if shared else array.size // batch  # type: ignore[union-attr]
+            values[f"{name}_dtype"] = 0 if array is None else DTYPE_NUMBERS.get(array.dtype.name, 0)
         return [self.argument(parameter, values) for parameter in self.variant.manifest["parameters"]]
 
-    @staticmethod
-    def argument(parameter: dict[str, Any], values: dict[str, Any]) -> Any:
+    def packed(self, array: Array) -> Array:
+        """Returns a view with axes batch, heads, length, pack, head_dim: those of its tensor map, outermost first."""
+        batch, length, heads, head_dim = array.shape
+        stride = array.strides
+        shape = (batch, heads // self.pack, length, self.pack, head_dim)
+        strides = (stride[0], stride[2] * self.pack, stride[1], stride[2], stride[3])
+        return np.lib.stride_tricks.as_strided(array, shape, strides)
+
+    def argument(self, parameter: dict[str, Any], values: dict[str, Any]) -> Any:
         value = values[parameter["name"]]
         if parameter["kind"] == "tensor_map":
-            return TensorMap(value, parameter["box"], swizzle=parameter["swizzle"])
+            if value.size == 0:  # no keys: a tensor map has no empty extents, and nothing is copied
+                value = device_array(np.zeros([max(1, extent) for extent in value.shape], value.dtype))
+            box = list(parameter["box"])
+            if "pack" in parameter["axes"]:
+                pack, length = parameter["axes"].index("pack"), parameter["axes"].index("length")
+                box[pack], box[length] = self.pack, box[length] // self.pack
+            return TensorMap(value, box, swizzle=parameter["swizzle"])
         return np.int32(value) if parameter["kind"] == "i32" else value
 
     def run(self, **options: Any) -> Result:
@@ -100,3 +142,17 @@ class Launch:
         )
         assert result.executed.sum() > 0
         return result
+
+
+def launch_of(variant: Variant, case: Case, **options: Any) -> Launch:
+    """The launch of a case as the launch path would make it."""
+    arrays = {name: device_array(np.asarray(array)) for name, array in case.arrays().items()}
+    arguments = case.arguments()
+    band = band_of(
+        arguments.get("is_causal", False), arguments.get("local_window_size") or (None, None), 0
+    )  # fmt: skip
+    optional = {name: arrays[name] for name in OPTIONAL if name in arrays}
+    return Launch(
+        variant, arrays["query"], arrays["key"], arrays["value"], band=band, scale=arguments.get("scale"),
+        soft_cap=arguments.get("logits_soft_cap") or 0.0, optional=optional, **options,
+    )  # fmt: skip

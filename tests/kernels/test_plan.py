@@ -1,11 +1,13 @@
 """Plans as plain data: nothing overlaps, nothing is larger than the machine."""
 
+import math
 import subprocess
 import sys
 
 import pytest
 
-from jax_fa4.kernels.sm100.plan import REGISTERS, SHARED_CAPACITY, TMEM_COLUMNS, WARP, ForwardPlan, Region, overlapping
+from jax_fa4.kernels.sm100.parts import Region, overlapping
+from jax_fa4.kernels.sm100.plan import PANEL_BYTES, REGISTERS, SHARED_CAPACITY, TMEM_COLUMNS, WARP, ForwardPlan
 from jax_fa4.kernels.variants import forward_parameters, forward_plans
 
 PLANS = {plan.name: plan for plan in forward_plans()}
@@ -28,8 +30,21 @@ def test_memory_and_registers_fit(plan: ForwardPlan) -> None:
 
 @each_plan
 def test_operand_tiles_start_where_the_swizzle_pattern_does(plan: ForwardPlan) -> None:
-    for region in plan.shared[:3]:
+    tiles = [region for region in plan.shared if region.name in ("q", "kv", "k", "v", "out")]
+    assert len(tiles) == 3
+    for region in tiles:
         assert region.offset % 1024 == 0
+
+
+@each_plan
+def test_a_block_of_keys_and_values_fits_its_rings(plan: ForwardPlan) -> None:
+    sizes = {region.name: region.extent for region in plan.shared}
+    slots = {ring.name: ring.slots for ring in plan.rings}
+    for stream in (plan.keys, plan.values):
+        assert sizes[stream.region] == slots[stream.ring] * stream.slot_bytes
+        assert stream.tile_bytes <= stream.slot_bytes
+    uses = sorted((stream.ring, stream.use(block)) for stream in (plan.keys, plan.values) for block in range(3))
+    assert len(set(uses)) == 6
 
 
 @each_plan
@@ -50,16 +65,33 @@ def test_warpgroups_have_one_register_count(plan: ForwardPlan) -> None:
 
 @each_plan
 def test_boxes_are_what_the_rings_count_on(plan: ForwardPlan) -> None:
-    maps = [parameter for parameter in forward_parameters(plan) if parameter.name in ("query", "key", "value")]
-    for parameter in maps:
-        columns, *_, rows, _ = parameter.describe()["box"]  # type: ignore[misc]
-        assert columns * rows * 2 * plan.panels == plan.tile_bytes
+    maps = {parameter.name: parameter.describe()["box"] for parameter in forward_parameters(plan)[:4]}
+    panels = {"query": plan.query_bytes, "key": plan.keys.tile_bytes, "value": plan.values.tile_bytes}
+    for name, size in panels.items():
+        columns, *rows = maps[name]  # type: ignore[misc]
+        assert columns * math.prod(rows) * 2 == PANEL_BYTES
+        assert size % PANEL_BYTES == 0
+    columns, *rows = maps["output"]  # type: ignore[misc]
+    assert columns * math.prod(rows) * plan.output_bytes == PANEL_BYTES
+
+
+@each_plan
+def test_an_output_tile_passes_in_whole_parts(plan: ForwardPlan) -> None:
+    columns = plan.output_tile_bytes // PANEL_BYTES * plan.output_panel
+    assert plan.output_parts * columns >= plan.value_head_dim > (plan.output_parts - 1) * columns
+    assert plan.output_tile_bytes <= plan.output_pitch
+
+
+def test_names_are_different() -> None:
+    assert len({plan.name for plan in forward_plans()}) == len(forward_plans())
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"head_dim": 80}, "head_dim 80: 64 or 128"),
+        ({"head_dim": 80}, "head_dim 80 with values of 128: one of"),
+        ({"kind": "sparse"}, "kind 'sparse': one of dense, banded, general"),
+        ({"output": "float16"}, "output 'float16': float32, or empty"),
         ({"dtype": "float32"}, "dtype 'float32': one of bfloat16, float16"),
         ({"softmax_registers": 208}, "registers: 69632 of 65536"),
         ({"correction_registers": 76}, "multiples of 8"),

@@ -1,5 +1,6 @@
 """TileLoop and Walk against a count of every pair of row and key."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -13,21 +14,25 @@ BANDS = [
 
 
 def sees(problem: Problem, row: int, key: int) -> bool:
-    band = problem.band
-    return 0 <= key < problem.keys and (band is None or row + band.low <= key <= row + band.high)
+    band, position = problem.band, row >> problem.pack_shift
+    return 0 <= key < problem.keys and (band is None or position + band.low <= key <= position + band.high)
 
 
 @pytest.mark.parametrize("band", BANDS, ids=str)
+@pytest.mark.parametrize("pack_shift", [0, 1, 3])
 @pytest.mark.parametrize("queries", [1, 7, 8, 9, 20])
-@pytest.mark.parametrize("keys", [1, 3, 4, 5, 17, 24])
-def test_blocks_are_visited_once_and_masked_where_needed(band: Band | None, queries: int, keys: int) -> None:
-    problem = Problem(queries, keys, 1, 1, band)
-    for first_row in range(0, queries, ROWS):
-        rows = range(first_row, min(first_row + ROWS, queries))
+@pytest.mark.parametrize("keys", [0, 1, 3, 4, 5, 17, 24])
+def test_blocks_are_visited_once_and_masked_where_needed(
+    band: Band | None, pack_shift: int, queries: int, keys: int
+) -> None:
+    problem = Problem(queries, keys, 1, 1, band, pack_shift)
+    for first_row in range(0, problem.rows, ROWS):
+        rows = range(first_row, min(first_row + ROWS, problem.rows))
         loop = tile_loop(problem, first_row, ROWS, BLOCK)
         visited = [loop.key_block(step) for step in range(loop.count)]
         assert len(set(visited)) == loop.count
         assert 0 <= loop.masked <= loop.count
+        assert loop.count == 0 or any(sees(problem, row, key) for row in rows for key in range(keys))
         for block in range(-(-keys // BLOCK)):
             pairs = list(itertools.product(rows, range(block * BLOCK, (block + 1) * BLOCK)))
             seen = [sees(problem, row, key) for row, key in pairs]
@@ -36,6 +41,29 @@ def test_blocks_are_visited_once_and_masked_where_needed(band: Band | None, quer
                 assert all(seen)
             if block in visited[: loop.masked] and loop.count > 1 and any(seen):
                 assert not all(seen), "a whole block need not be masked"
+
+
+class Shorter:
+    """Entries of the batch with fewer queries and keys."""
+
+    def problem(self, whole: Problem, batch: int) -> Problem:
+        return dataclasses.replace(whole, queries=3 * batch, keys=whole.keys - 5 * batch, each=self)
+
+
+@pytest.mark.parametrize("pack_shift", [0, 2])
+def test_entries_of_a_batch_that_differ(pack_shift: int) -> None:
+    """Blocks that some row of an entry sees are visited, all with a mask; rows past its queries see none."""
+    whole = Problem(20, 24, 1, 4, Band(-6, 2), pack_shift, Shorter())
+    for batch in range(4):
+        own = whole.entry(batch)
+        for first_row in range(0, whole.rows, ROWS):
+            loop = tile_loop(own, first_row, ROWS, BLOCK)
+            visited = [loop.key_block(step) for step in range(loop.count)]
+            assert loop.masked == loop.count
+            rows = range(first_row, min(first_row + ROWS, own.rows))
+            needed = {key // BLOCK for row in rows for key in range(own.keys) if sees(own, row, key)}
+            assert needed <= set(visited) and len(set(visited)) == loop.count
+            assert needed or not visited
 
 
 @pytest.mark.parametrize("section", [1, 2, 5, 6, 100])
@@ -55,3 +83,11 @@ def test_the_longest_tiles_of_a_section_come_first() -> None:
     counts = [walk.loop(walk.tile(index)).count for index in range(walk.count)]
     for section in (counts[:12], counts[12:]):
         assert section == sorted(section, reverse=True)
+
+
+def test_packed_heads_read_the_head_of_keys_they_share() -> None:
+    walk = Walk(Problem(20, 9, heads=6, batch=1, pack_shift=1), 0, 1, ROWS, BLOCK, section=6, group=3)
+    tiles = [walk.tile(index) for index in range(walk.count)]
+    assert {(tile.head, walk.key_head(tile)) for tile in tiles} == {(head, head // 3) for head in range(6)}
+    assert walk.query_blocks == 5
+    assert walk.position(tiles[0], 3) == [tiles[0].first_row // 2 + 1, tiles[0].head, 0]

@@ -5,11 +5,12 @@ from typing import Any
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import BFloat16, Float16, Float32, Int32, Uint8
+from cutlass import BFloat16, Float16, Float32, Int32, Int64
 
 from jax_fa4.kernels.row_softmax import RowSoftmax
+from jax_fa4.kernels.sm100.parts import Stream
 from jax_fa4.kernels.sm100.plan import WARP, ForwardPlan
-from jax_fa4.kernels.sm100.rings import Rings, barrier_array, open_rings
+from jax_fa4.kernels.sm100.rings import OpenRing, Rings, open_rings
 from jax_fa4.kernels.tile_loop import Int, Walk
 
 DTYPES = {"bfloat16": BFloat16, "float16": Float16}
@@ -18,27 +19,51 @@ SHARED = cutlass.AddressSpace.smem
 
 @dataclass(frozen=True)
 class Shared:
-    """A CTA's shared memory: bytes of q and kv, 32-bit words of out."""
+    """A CTA's shared memory, as 32-bit words. k and v are the same where they share a ring; out may lie over q."""
 
     q: Any
-    kv: Any
+    k: Any
+    v: Any
     out: Any
     factors: Any
     inverses: Any
+    owners: Any
     barriers: Any
     tmem_address: Any
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """The arrays of a launch: tensor maps, a pointer for log-sum-exp; and query heads per key head."""
+    """The arrays of a launch: tensor maps, a pointer for log-sum-exp, and the arrays of a general variant."""
 
     q: Any
     k: Any
     v: Any
     out: Any
     log_sum_exp: Any
-    group: Any
+    optional: Any = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What products of query and key are multiplied by; a soft cap of logits in general variants. Times log2(e)."""
+
+    scale_log2: Any
+    cap_log2: Any = None
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The tiles of K, or of V: their stream, its ring, its slots in shared memory, the tensor map they come from."""
+
+    stream: Stream
+    ring: OpenRing
+    slots: Any
+    source: Any
+
+    def offset(self, use: Any) -> Any:
+        """Returns the byte where the slot of this use begins."""
+        return self.ring.slot(use) * self.stream.slot_bytes
 
 
 @dataclass(frozen=True)
@@ -50,30 +75,43 @@ class Cta:
     rings: Rings
     arrays: Arrays
     walk: Walk
-    softmax: RowSoftmax
+    scores: Scores
     tmem: Any = None
 
     def column(self, name: str, i: Int) -> Any:
         """Returns the tensor memory address of the first column of s, p or o of query tile i."""
         return self.tmem + self.plan.column(name, i)
 
+    @property
+    def softmax(self) -> RowSoftmax:
+        """How a row's softmax is done; where there are logits of a row's own, these are in units of log2(e)."""
+        plan = self.plan
+        scale = Float32(1.0) if plan.is_general else self.scores.scale_log2
+        return RowSoftmax(scale, plan.rescale_threshold, plan.polynomial, plan.degree)
+
+    @property
+    def keys(self) -> Tiles:
+        """The tiles of K."""
+        return Tiles(self.plan.keys, self.rings.keys, self.shared.k, self.arrays.k)
+
+    @property
+    def values(self) -> Tiles:
+        """The tiles of V."""
+        return Tiles(self.plan.values, self.rings.values, self.shared.v, self.arrays.v)
+
 
 def allocate_shared(plan: ForwardPlan) -> Shared:
     """Allocates shared memory in the order of the plan's map."""
-    sizes = {region.name: region.extent for region in plan.shared}
-
-    def tiles(name: str) -> Any:
-        return cutlass.Array(Uint8, sizes[name], space=SHARED, alignment=1024)
-
-    return Shared(
-        tiles("q"),
-        tiles("kv"),
-        cutlass.Array(Int32, sizes["out"] // 4, space=SHARED, alignment=1024),
-        cutlass.Array(Float32, sizes["factors"] // 4, space=SHARED, alignment=16),
-        cutlass.Array(Float32, sizes["inverses"] // 4, space=SHARED, alignment=16),
-        barrier_array(plan),
-        cutlass.Array(Int32, 1, space=SHARED, alignment=4),
-    )
+    types = {"factors": Float32, "inverses": Float32, "barriers": Int64}
+    tiles = ("q", "kv", "k", "v", "out")
+    arrays: dict[str, Any] = {"owners": None}
+    for region in plan.shared:
+        dtype = types.get(region.name, Int32)
+        alignment = 1024 if region.name in tiles else 16 if region.extent > 16 else 4
+        arrays[region.name] = cutlass.Array(dtype, region.extent * 8 // dtype.width, space=SHARED, alignment=alignment)
+    k, v = arrays.pop(plan.keys.region), arrays.pop(plan.values.region, None)
+    arrays.setdefault("out", arrays["q"])
+    return Shared(k=k, v=k if v is None else v, **arrays)
 
 
 def rings_of(plan: ForwardPlan, shared: Shared) -> Rings:

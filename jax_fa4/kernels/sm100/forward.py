@@ -5,6 +5,7 @@ computed, the tensor core works for the other. Sixteen warps run the programs of
 they hand over (its rings) and where things lie (its maps); the walk says which tiles and key blocks they go through.
 """
 
+import dataclasses
 from typing import Any
 
 import cutlass
@@ -14,16 +15,19 @@ from cutlass import Float32, Int32
 from cutlass.base_dsl.typing import GridConstant
 from cutlass.experimental import primitives as ptx
 
-from jax_fa4.kernels.row_softmax import RowSoftmax
+from jax_fa4.kernels.optional import Optional, OptionalArray
+from jax_fa4.kernels.row_softmax import LOG2_E
 from jax_fa4.kernels.sm100.correction import correct
-from jax_fa4.kernels.sm100.cta import Arrays, Cta, allocate_shared, rings_of, warp_index
+from jax_fa4.kernels.sm100.cta import Arrays, Cta, Scores, allocate_shared, rings_of, warp_index
 from jax_fa4.kernels.sm100.epilogue import store
 from jax_fa4.kernels.sm100.load import load
 from jax_fa4.kernels.sm100.mma import multiply
+from jax_fa4.kernels.sm100.owners import watch
 from jax_fa4.kernels.sm100.plan import QUERY_TILES, REGISTERS, TILE, TMEM_COLUMNS, ForwardPlan
 from jax_fa4.kernels.sm100.rings import initialise
 from jax_fa4.kernels.sm100.softmax import softmax
 from jax_fa4.kernels.tile_loop import Band, Problem, Walk
+from jax_fa4.kernels.variants import plain_parameters
 
 TensorMap: Any = GridConstant[cuda.TensorMap]
 
@@ -33,39 +37,71 @@ PROGRAMS = {
     "mma": multiply,
     "epilogue": store,
     "load": load,
+    "owners": watch,
     "idle": lambda cta: None,
 }
 
 
 @cute.kernel
 def forward(
-    query: TensorMap, key: TensorMap, value: TensorMap, output: TensorMap, log_sum_exp: cute.Pointer,
-    queries: Int32, keys: Int32, heads: Int32, group: Int32, batch: Int32, section: Int32, low: Int32, high: Int32,
-    scale_log2: Float32, plan: cutlass.Constexpr,
+    query: TensorMap, key: TensorMap, value: TensorMap, output: TensorMap, others: tuple[Any, ...],
+    plan: cutlass.Constexpr,
 ):  # fmt: skip
-    """The entry; variants.py says what each parameter means."""
-    band = Band(low, high) if plan.banded else None
-    problem = Problem(queries, keys, heads, batch, band)
-    first, _, _ = cute.arch.block_idx()
-    stride, _, _ = cute.arch.grid_dim()
-    walk = Walk(problem, first, stride, QUERY_TILES * TILE, TILE, section)
-    arrays = Arrays(query.get_ptr(), key.get_ptr(), value.get_ptr(), output.get_ptr(), log_sum_exp, group)
-    run(plan, walk, arrays, RowSoftmax(scale_log2, plan.rescale_threshold, plan.polynomial, plan.degree))
+    """The entry; variants.py says what each parameter means: `others` are those behind the tensor maps."""
+    given = Given(plan, others)
+    walk = Walk(given.problem(), 0, 1, QUERY_TILES * TILE, TILE, given["section"], given["group"])
+    optional = given.optional() if plan.is_general else None
+    arrays = Arrays(
+        query.get_ptr(), key.get_ptr(), value.get_ptr(), output.get_ptr(), given["log_sum_exp"], optional
+    )  # fmt: skip
+    run(plan, walk, arrays, given.scores())
+
+
+class Given:
+    """The parameters of a launch by their names."""
+
+    def __init__(self, plan: ForwardPlan, values: tuple[Any, ...]) -> None:
+        names = [parameter.name for parameter in plain_parameters(plan)]
+        self.values = dict(zip(names, values, strict=True))
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    def problem(self) -> Problem:
+        """Returns the extents of the launch."""
+        band = Band(self["low"], self["high"]) if "low" in self.values else None
+        each = self.optional() if "sinks" in self.values else None
+        return Problem(
+            self["queries"], self["keys"], self["heads"], self["batch"], band, self["pack_shift"], each
+        )  # fmt: skip
+
+    def optional(self) -> Optional:
+        """Returns the arrays of a general variant."""
+        arrays = {}
+        for field in dataclasses.fields(Optional):
+            name = field.name
+            arrays[name] = OptionalArray(self[name], self[f"{name}_stride"], self.values.get(f"{name}_dtype"))
+        return Optional(**arrays)
+
+    def scores(self) -> Scores:
+        """Returns what scores are multiplied by and limited to."""
+        cap = self.values.get("logits_soft_cap")
+        return Scores(self["scale_log2"], None if cap is None else cap * Float32(LOG2_E))
 
 
 @cute.jit
-def run(plan: cutlass.Constexpr, walk: cutlass.Constexpr, arrays: cutlass.Constexpr, row_softmax: cutlass.Constexpr):
+def run(plan: cutlass.Constexpr, walk: cutlass.Constexpr, arrays: cutlass.Constexpr, scores: cutlass.Constexpr):
     """Sets the CTA up, lets each warp run its role's program, and gives tensor memory back."""
     warp = warp_index()
     shared = allocate_shared(plan)
     rings = rings_of(plan, shared)
     if warp == plan.role("load").first_warp and ptx.elect_sync():
-        initialise(plan, rings)
+        initialise(rings)
     if warp == plan.role("mma").first_warp:
         ptx.tcgen05_alloc(shared.tmem_address, TMEM_COLUMNS)
         ptx.tcgen05_relinquish_alloc_permit()
     ptx.barrier_cta_sync_aligned(0)
-    cta = Cta(plan, shared, rings, arrays, walk, row_softmax, shared.tmem_address.load())
+    cta = Cta(plan, shared, rings, arrays, walk, scores, shared.tmem_address.load())
 
     for group in plan.register_groups:
         run_group(cta, group, warp)
@@ -88,7 +124,14 @@ def run_group(cta: cutlass.Constexpr, group: cutlass.Constexpr, warp):
 def run_role(cta: cutlass.Constexpr, role: cutlass.Constexpr, warp):
     """Runs the role's program in its warps."""
     if warp >= role.first_warp and warp < role.first_warp + role.warps:
-        PROGRAMS[role.name](cta)
+        PROGRAMS[role.name](dataclasses.replace(cta, walk=own_walk(cta.walk)))
+
+
+def own_walk(walk: Walk) -> Walk:
+    """Returns the walk over this CTA's tiles. Asked for in each role: a value for all of them would be spilled."""
+    first, _, _ = cute.arch.block_idx()
+    stride, _, _ = cute.arch.grid_dim()
+    return dataclasses.replace(walk, first=first, stride=stride)
 
 
 def set_registers(plan: ForwardPlan, registers: int) -> None:

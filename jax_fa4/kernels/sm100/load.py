@@ -9,36 +9,37 @@ from cutlass import Int32
 from cutlass.experimental import primitives as ptx
 
 from jax_fa4.kernels.sm100.cta import Arrays, Cta
-from jax_fa4.kernels.sm100.plan import QUERY_TILES, TILE
-from jax_fa4.kernels.sm100.rings import OpenRing
+from jax_fa4.kernels.sm100.plan import PANEL_BYTES, QUERY_TILES, TILE
+from jax_fa4.kernels.sm100.rings import OpenRing, arrive_once
 
 
 @cute.jit
 def load(cta: cutlass.Constexpr):
     """Order of issue: the first keys, both query tiles, the first values; then keys and values of each block."""
-    walk, arrays, shared = cta.walk, cta.arrays, cta.shared
-    keys, values = Stream(cta.rings.kv, arrays.k, shared.kv), Stream(cta.rings.kv, arrays.v, shared.kv)
+    walk = cta.walk
+    keys, values = copies_of(cta.keys), copies_of(cta.values)
     if ptx.elect_sync():
-        prefetch_maps(arrays)
-    kv_use, tile_number = Int32(0), Int32(0)
+        prefetch_maps(cta.arrays)
+    block, tile_number, visit = Int32(0), Int32(0), Int32(0)
     for index in cutlass.range(walk.first, walk.count, walk.stride, unroll=1):
         tile = walk.tile(index)
         loop = walk.loop(tile)
-        kv_head = tile.head // arrays.group
+        if cutlass.const_expr(cta.plan.output_over_query):
+            await_room(cta, visit)
+            visit += 1
         if loop.count > 0:
-            key = [kv_head, loop.key_block(0) * TILE, tile.batch]
-            load_tile(cta, keys, kv_use, key)
+            key = [walk.key_head(tile), loop.key_block(0) * TILE, tile.batch]
+            load_tile(cta, keys, cta.keys.stream.use(block), key)
             for i in cutlass.range_constexpr(QUERY_TILES):
-                query = [tile.head, tile.first_row + i * TILE, tile.batch]
-                queries = Stream(cta.rings.q.of(i), arrays.q, shared.q.subview(i * cta.plan.tile_bytes))
-                load_tile(cta, queries, tile_number, query)
-            load_tile(cta, values, kv_use + 1, key)
+                queries = copies_of_queries(cta, i)
+                load_tile(cta, queries, tile_number, [0, *walk.position(tile, i * TILE)])
+            load_tile(cta, values, cta.values.stream.use(block), key)
             tile_number += 1
         for step in cutlass.range(1, loop.count, unroll=1):
-            key = [kv_head, loop.key_block(step) * TILE, tile.batch]
-            load_tile(cta, keys, kv_use + 2 * step, key)
-            load_tile(cta, values, kv_use + 2 * step + 1, key)
-        kv_use += 2 * loop.count
+            key = [walk.key_head(tile), loop.key_block(step) * TILE, tile.batch]
+            load_tile(cta, keys, cta.keys.stream.use(block + step), key)
+            load_tile(cta, values, cta.values.stream.use(block + step), key)
+        block += loop.count
 
 
 def prefetch_maps(arrays: Arrays) -> None:
@@ -47,28 +48,51 @@ def prefetch_maps(arrays: Arrays) -> None:
         ptx.prefetch_tensormap(tensor_map)
 
 
+@cute.jit
+def await_room(cta: cutlass.Constexpr, visit):
+    """Waits until the output of the tile before has left the place of the query tiles."""
+    if visit > 0:
+        for i in cutlass.range_constexpr(QUERY_TILES):
+            room = cta.rings.room.of(i)
+            room.wait_full(visit - 1)
+            arrive_once(room.empty_barrier(visit - 1))
+
+
 @dataclass(frozen=True)
-class Stream:
+class Copies:
     """What is loaded tile by tile: the ring of its slots, its tensor map, its slots in shared memory."""
 
     ring: OpenRing
     source: Any
-    target: Any
+    slots: Any
+    tile_bytes: int
+    slot_bytes: int
+
+
+def copies_of(tiles: Any) -> Copies:
+    """Returns the copies of K or V."""
+    return Copies(tiles.ring, tiles.source, tiles.slots, tiles.stream.tile_bytes, tiles.stream.slot_bytes)
+
+
+def copies_of_queries(cta: Cta, i: int) -> Copies:
+    """Returns the copies of query tile i."""
+    size = cta.plan.query_bytes
+    return Copies(cta.rings.q.of(i), cta.arrays.q, cta.shared.q.subview(i * size // 4), size, size)
 
 
 @cute.jit
-def load_tile(cta: cutlass.Constexpr, stream: cutlass.Constexpr, use, position: cutlass.Constexpr):
+def load_tile(cta: cutlass.Constexpr, copies: cutlass.Constexpr, use, position: cutlass.Constexpr):
     """Loads 128 rows when their slot is free; rows beyond the end of the array come as zeros."""
-    stream.ring.wait_empty(use)
+    copies.ring.wait_empty(use)
     if ptx.elect_sync():
-        fill(cta, stream, use, position)
+        fill(cta, copies, use, position)
 
 
-def fill(cta: Cta, stream: Stream, use: Any, position: list[Any]) -> None:
+def fill(cta: Cta, copies: Copies, use: Any, position: list[Any]) -> None:
     """Starts the copies, one for each panel, that complete the slot."""
-    plan, full = cta.plan, stream.ring.full_barrier(use)
-    ptx.mbarrier_arrive_expect_tx(full, plan.tile_bytes)
-    for panel in range(plan.panels):
-        to = stream.target.subview(stream.ring.slot(use) * plan.tile_bytes + panel * plan.panel_bytes)
-        at = [panel * plan.panel, *position]
-        ptx.cp_async_bulk_tensor_shared_cta_global(to, stream.source, at, full)
+    full = copies.ring.full_barrier(use)
+    ptx.mbarrier_arrive_expect_tx(full, copies.tile_bytes)
+    for panel in range(copies.tile_bytes // PANEL_BYTES):
+        to = copies.slots.subview((copies.ring.slot(use) * copies.slot_bytes + panel * PANEL_BYTES) // 4)
+        at = [panel * cta.plan.panel, *position]
+        ptx.cp_async_bulk_tensor_shared_cta_global(to, copies.source, at, full)

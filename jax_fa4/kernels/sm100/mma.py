@@ -12,7 +12,7 @@ from cutlass import Boolean, Float32, Int32
 from cutlass.experimental import primitives as ptx
 
 from jax_fa4.kernels.sm100.cta import DTYPES, Cta
-from jax_fa4.kernels.sm100.plan import ATOM_ROWS, P_PARTS, QUERY_TILES, SWIZZLE_ROW, TILE
+from jax_fa4.kernels.sm100.plan import ATOM_ROWS, P_PARTS, PANEL_BYTES, QUERY_TILES, SWIZZLE_ROW, TILE
 
 MMA_K = 16  # elements of the summed extent that one instruction takes
 FIRST, SECOND = 0, 1
@@ -21,35 +21,35 @@ FIRST, SECOND = 0, 1
 @cute.jit
 def multiply(cta: cutlass.Constexpr):
     """S0 = Q0 K, S1 = Q1 K; then for each further block O_i += P_i V and S_i = Q_i K of the next; then the last P V."""
-    rings, kv, walk = cta.rings, cta.rings.kv, cta.walk
+    rings, walk = cta.rings, cta.walk
     products = Products(cta)
-    kv_use, block, tile_number = Int32(0), Int32(0), Int32(0)
+    block, tile_number = Int32(0), Int32(0)
     for index in cutlass.range(walk.first, walk.count, walk.stride, unroll=1):
         loop = walk.loop(walk.tile(index))
         if loop.count > 0:
-            kv.wait_full(kv_use)
+            products.await_keys(block)
             for i in cutlass.range_constexpr(QUERY_TILES):
                 rings.q.of(i).wait_full(tile_number)
-                products.scores(i, kv_use)
-            commit(kv.empty_barrier(kv_use))
+                products.scores(i, block)
+            products.release_keys(block)
             for step in cutlass.range(1, loop.count, unroll=1):
-                values, keys = kv_use + 2 * step - 1, kv_use + 2 * step
-                kv.wait_full(values)
-                products.values(FIRST, block + step - 1, values, step > 1)
-                kv.wait_full(keys)
-                products.scores(FIRST, keys)
-                products.values(SECOND, block + step - 1, values, step > 1)
-                commit(kv.empty_barrier(values))
-                products.scores(SECOND, keys)
-                commit(kv.empty_barrier(keys))
+                this, following = block + step - 1, block + step
+                products.await_values(this)
+                products.values(FIRST, this, step > 1)
+                products.await_keys(following)
+                products.scores(FIRST, following)
+                products.values(SECOND, this, step > 1)
+                products.release_values(this)
+                products.scores(SECOND, following)
+                products.release_keys(following)
             for i in cutlass.range_constexpr(QUERY_TILES):
                 commit(rings.q.of(i).empty_barrier(tile_number))
-            kv.wait_full(kv_use + 2 * loop.count - 1)
+            last = block + loop.count - 1
+            products.await_values(last)
             for i in cutlass.range_constexpr(QUERY_TILES):
-                products.values(i, block + loop.count - 1, kv_use + 2 * loop.count - 1, loop.count > 1)
+                products.values(i, last, loop.count > 1)
                 commit(rings.o.of(i).full_barrier(tile_number))
-            commit(kv.empty_barrier(kv_use + 2 * loop.count - 1))
-            kv_use += 2 * loop.count
+            products.release_values(last)
             block += loop.count
             tile_number += 1
 
@@ -63,21 +63,39 @@ def commit(barrier):
 
 @dataclass(frozen=True)
 class Products:
-    """Descriptors and issue of the two products of attention."""
+    """Descriptors and issue of the two products of attention; blocks are counted over all tiles of the CTA."""
 
     cta: Cta
 
-    def scores(self, i: int, kv_use: Any) -> None:
-        """S_i = Q_i K^T: both lie in shared memory with head_dim innermost."""
-        plan, rings = self.cta.plan, self.cta.rings
-        d = ptx.make_tmem_ptr(self.cta.column("s", i), Int32)
-        issue_scores(self, d, i * plan.tile_bytes, rings.kv.slot(kv_use) * plan.tile_bytes)
-        commit(rings.s.of(i).full_barrier(0))
+    def await_keys(self, block: Any) -> None:
+        """Waits for the keys of a block."""
+        self.cta.keys.ring.wait_full(self.cta.keys.stream.use(block))
 
-    def values(self, i: int, block: Any, kv_use: Any, accumulate: Any) -> None:
+    def release_keys(self, block: Any) -> None:
+        """Hands them back once the products issued so far are done."""
+        commit(self.cta.keys.ring.empty_barrier(self.cta.keys.stream.use(block)))
+
+    def await_values(self, block: Any) -> None:
+        """Waits for the values of a block, without padding where there may be some."""
+        self.cta.values.ring.wait_full(self.cta.values.stream.use(block))
+        if self.cta.rings.clean is not None:
+            self.cta.rings.clean.wait_full(block)
+
+    def release_values(self, block: Any) -> None:
+        """Hands them back once the products issued so far are done."""
+        commit(self.cta.values.ring.empty_barrier(self.cta.values.stream.use(block)))
+
+    def scores(self, i: int, block: Any) -> None:
+        """S_i = Q_i K^T: both lie in shared memory with head_dim innermost."""
+        keys = self.cta.keys
+        d = ptx.make_tmem_ptr(self.cta.column("s", i), Int32)
+        issue_scores(self, d, i * self.cta.plan.query_bytes, keys.offset(keys.stream.use(block)))
+        commit(self.cta.rings.s.of(i).full_barrier(0))
+
+    def values(self, i: int, block: Any, accumulate: Any) -> None:
         """O_i += P_i V: P lies in tensor memory, V in shared memory with the summed extent, keys, outermost."""
-        plan, rings = self.cta.plan, self.cta.rings
-        v = rings.kv.slot(kv_use) * plan.tile_bytes
+        plan, rings, values = self.cta.plan, self.cta.rings, self.cta.values
+        v = values.offset(values.stream.use(block))
         head = plan.head_parts * (TILE // P_PARTS)
         rings.p.of(i).wait_full(block)
         ptx.tcgen05_fence("after_thread_sync")
@@ -93,21 +111,21 @@ def issue_scores(products: cutlass.Constexpr, d, q: cutlass.Constexpr, k):
     """All of head_dim, 16 columns an instruction, which are 32 bytes inside a row of a panel."""
     plan, shared = products.cta.plan, products.cta.shared
     instruction = instruction_descriptor(plan, TILE, False)
-    q_first, k_first = descriptor(shared.q, 16), descriptor(shared.kv, 16)
+    q_first, k_first = descriptor(shared.q, 16), descriptor(shared.k, 16)
     if ptx.elect_sync():
         for column in cutlass.range_constexpr(0, plan.head_dim, MMA_K):
-            step = column // plan.panel * plan.panel_bytes + column % plan.panel * 2
+            step = column // plan.panel * PANEL_BYTES + column % plan.panel * 2
             a, b = q_first.advance_start_address(q + step), k_first.advance_start_address(k + step)
             ptx.tcgen05_mma("f16", "cta_1", d, a, b, instruction, Boolean(column > 0))
 
 
 @cute.jit
 def issue_values(products: cutlass.Constexpr, i: cutlass.Constexpr, v, accumulate, keys: cutlass.Constexpr):
-    """The given keys, 16 an instruction: 8 columns of P, and 16 rows of V, whose panels are `panel_bytes` apart."""
+    """The given keys, 16 an instruction: 8 columns of P, and 16 rows of V, whose panels are `PANEL_BYTES` apart."""
     plan = products.cta.plan
     d = ptx.make_tmem_ptr(products.cta.column("o", i), Int32)
-    instruction = instruction_descriptor(plan, plan.head_dim, True)
-    v_first = descriptor(products.cta.shared.kv, plan.panel_bytes)
+    instruction = instruction_descriptor(plan, plan.value_head_dim, True)
+    v_first = descriptor(products.cta.shared.v, PANEL_BYTES)
     if ptx.elect_sync():
         for key in keys:
             p = ptx.make_tmem_ptr(products.cta.column("p", i) + key // 2, Int32)

@@ -5,7 +5,9 @@ The kernel allocates from these tables and the manifest is written from them; te
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
+from jax_fa4.kernels.sm100.parts import Region, Ring, Role, Stream, overlapping
 from jax_fa4.kernels.tile_loop import Int
 
 TILE = 128  # rows of a query tile, and keys of a block: the largest M of one CTA's tensor core, and one TMEM lane a row
@@ -16,75 +18,23 @@ REGISTERS = 65536  # of a multiprocessor
 WARP = 32
 SWIZZLE_ROW = 128  # bytes of a row in the 128-byte swizzle that tensor copies and tensor core share
 ATOM_ROWS = 8  # of that swizzle
+PANEL_BYTES = TILE * SWIZZLE_ROW  # a tile lies in shared memory as panels of 128 rows x 128 bytes
 P_PARTS = 4  # in which P is stored
-SMALL_BYTES = 3072  # of shared memory for factors, barriers and the address of tensor memory
+OWNER_WORDS = TILE + 4  # of a block's keys, and one for all of them
+SMALL_BYTES = 3072  # of shared memory for all but tiles
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2}
-
-
-@dataclass(frozen=True)
-class Role:
-    """Warps that run one program; `registers` is what each thread has once it has started."""
-
-    name: str
-    first_warp: int
-    warps: int
-    registers: int
-
-
-@dataclass(frozen=True)
-class Ring:
-    """Slots that pass between two roles. Use n takes slot n % slots; both sides count their uses, so none is stored.
-
-    copies: one ring for each query tile, or one for both.
-    full: arrivals that make a slot full.
-    empty: arrivals that hand it back, or 0 where another ring's order already says that it is free (see `about`).
-    """
-
-    name: str
-    producer: str
-    consumer: str
-    copies: int
-    slots: int
-    full: int
-    empty: int
-    about: str
-
-    @property
-    def barriers(self) -> int:
-        """Its mbarriers: all full ones come before the empty ones."""
-        return self.copies * self.slots * (2 if self.empty else 1)
-
-
-@dataclass(frozen=True)
-class Region:
-    """A named part of shared memory (offset and extent in bytes) or of tensor memory (in columns)."""
-
-    name: str
-    offset: int
-    extent: int
-
-    @property
-    def end(self) -> int:
-        """One past the last byte or column."""
-        return self.offset + self.extent
-
-
-def overlapping(regions: tuple[Region, ...]) -> list[tuple[str, str]]:
-    """Returns the names of the pairs that share a byte or a column."""
-    return [
-        (a.name, b.name)
-        for i, a in enumerate(regions)
-        for b in regions[i + 1 :]
-        if a.offset < b.end and b.offset < a.end
-    ]
+OUTPUT_BYTES = DTYPE_BYTES | {"float32": 4}
+KINDS = ("dense", "banded", "general")
+HEAD_DIMS = ((64, 64), (96, 96), (128, 128), (192, 128))
 
 
 @dataclass(frozen=True)
 class ForwardPlan:
     """One variant of the forward pass.
 
-    banded: rows see a band of keys (causal, windows). Otherwise all of them.
+    kind: "dense", rows see all keys; "banded", a band of them (causal, windows); "general", all features.
+    output: dtype of the output where it is not that of the inputs.
     rescale_threshold: a row's maximum may be exceeded by so many powers of two before the accumulator is rescaled.
     head_parts: parts of P, of `P_PARTS`, that the tensor core starts with.
     polynomial: of every 16 columns the last so many take exp2 on the FMA units instead of the special function unit, by
@@ -93,7 +43,9 @@ class ForwardPlan:
 
     dtype: str = "bfloat16"
     head_dim: int = 128
-    banded: bool = False
+    value_head_dim: int = 128
+    kind: str = "dense"
+    output: str = ""
     rescale_threshold: float = 8.0
     head_parts: int = 3
     polynomial: int = 2
@@ -109,6 +61,18 @@ class ForwardPlan:
             raise ValueError("; ".join(problems))
 
     @property
+    def name(self) -> str:
+        """The variant's name, which its entry begins with."""
+        heads = f"d{self.head_dim}" + (f"v{self.value_head_dim}" if self.value_head_dim != self.head_dim else "")
+        output = f"_{self.output}" if self.output else ""
+        return f"jax_fa4_forward_sm100_{self.dtype}_{heads}_{self.kind}{output}"
+
+    @property
+    def is_general(self) -> bool:
+        """Whether the variant has all features."""
+        return self.kind == "general"
+
+    @property
     def roles(self) -> tuple[Role, ...]:
         """The programs of a CTA's warps; a warpgroup's four warps have one register count."""
         return (
@@ -117,14 +81,8 @@ class ForwardPlan:
             Role("mma", 12, 1, self.other_registers),
             Role("epilogue", 13, 1, self.other_registers),
             Role("load", 14, 1, self.other_registers),
-            Role("idle", 15, 1, self.other_registers),
+            Role("owners" if self.is_general else "idle", 15, 1, self.other_registers),
         )
-
-    @property
-    def name(self) -> str:
-        """The variant's name, which its entry begins with."""
-        kind = "banded" if self.banded else "dense"
-        return f"jax_fa4_forward_sm100_{self.dtype}_d{self.head_dim}_{kind}"
 
     @property
     def threads(self) -> int:
@@ -141,38 +99,81 @@ class ForwardPlan:
         return tuple(tuple(roles) for _, roles in itertools.groupby(self.roles, lambda role: role.registers))
 
     @property
-    def tile_bytes(self) -> int:
-        """Bytes of 128 rows of an operand."""
-        return TILE * self.head_dim * DTYPE_BYTES[self.dtype]
-
-    @property
     def panel(self) -> int:
-        """Columns of a swizzled panel: a tile lies in shared memory as panels of 128 rows x 128 bytes."""
+        """Columns of a panel of an input."""
         return SWIZZLE_ROW // DTYPE_BYTES[self.dtype]
 
     @property
-    def panels(self) -> int:
-        """Panels of a tile."""
-        return self.head_dim // self.panel
+    def output_bytes(self) -> int:
+        """Bytes of an element of the output."""
+        return OUTPUT_BYTES[self.output or self.dtype]
 
     @property
-    def panel_bytes(self) -> int:
-        """Bytes of a panel."""
-        return TILE * SWIZZLE_ROW
+    def output_panel(self) -> int:
+        """Columns of a panel of the output."""
+        return SWIZZLE_ROW // self.output_bytes
 
     @property
-    def kv_slots(self) -> int:
-        """As many tiles of keys or values as fit beside two of Q and two of the output, but no more than are of use."""
-        fixed = 2 * QUERY_TILES * self.tile_bytes + SMALL_BYTES
-        return min((SHARED_CAPACITY - fixed) // self.tile_bytes, 6)
+    def output_parts(self) -> int:
+        """Parts in which an output tile passes through its room in shared memory: as large as one of V."""
+        return self.output_bytes // DTYPE_BYTES[self.dtype]
+
+    def panels(self, columns: int) -> int:
+        """Panels of a tile with so many columns; the last may be filled in part."""
+        return -(-columns // self.panel)
+
+    @property
+    def query_bytes(self) -> int:
+        """Shared bytes of a query tile."""
+        return self.panels(self.head_dim) * PANEL_BYTES
+
+    @property
+    def output_tile_bytes(self) -> int:
+        """Shared bytes for an output tile, or a part of it."""
+        return self.panels(self.value_head_dim) * PANEL_BYTES
+
+    @property
+    def output_pitch(self) -> int:
+        """Bytes from one output tile in shared memory to the other."""
+        return self.query_bytes if self.output_over_query else self.output_tile_bytes
+
+    @property
+    def output_over_query(self) -> bool:
+        """Whether an output tile takes the room of its query tile: there is none beside it."""
+        return self.head_dim > TILE
+
+    @property
+    def keys(self) -> Stream:
+        """The tiles of K."""
+        size = self.panels(self.head_dim) * PANEL_BYTES
+        if self.head_dim == self.value_head_dim:
+            return Stream("kv", "kv", 2, 0, size, size)
+        return Stream("k", "k", 1, 0, size, size)
+
+    @property
+    def values(self) -> Stream:
+        """The tiles of V; of the same size they share a ring with K."""
+        size = self.panels(self.value_head_dim) * PANEL_BYTES
+        if self.head_dim == self.value_head_dim:
+            return Stream("kv", "kv", 2, 1, size, size)
+        return Stream("v", "v", 1, 0, size, size)
+
+    @property
+    def tile_slots(self) -> dict[str, int]:
+        """Slots of the rings of K and V: as many as fit, but no more than are of use."""
+        if self.head_dim != self.value_head_dim:
+            return {"k": 2, "v": 1}
+        fixed = QUERY_TILES * (self.query_bytes + self.output_tile_bytes) + SMALL_BYTES
+        return {"kv": min((SHARED_CAPACITY - fixed) // self.keys.slot_bytes, 6)}
 
     @property
     def rings(self) -> tuple[Ring, ...]:
         """All hand-overs between roles."""
         each, warpgroup = QUERY_TILES, 4  # one elected lane of each warp arrives
-        return (
+        rings = [
             Ring("q", "load", "mma", each, 1, 1, 1, "a query tile; empty once its last scores are computed"),
-            Ring("kv", "load", "mma", 1, self.kv_slots, 1, 1, "keys and values of a block in turn"),
+            *(Ring(name, "load", "mma", 1, slots, 1, 1, "keys and values of a block in turn")
+              for name, slots in self.tile_slots.items()),
             Ring("s", "mma", "softmax", each, 1, 1, 0, "scores; overwritten only after P over them was used"),
             Ring("p", "softmax+correction", "mma", each, 1, 2 * warpgroup, 0,
                  "the head of P is stored and the accumulator rescaled; the next needs the scores in between"),
@@ -182,21 +183,31 @@ class ForwardPlan:
             Ring("inverse", "softmax", "correction", each, 1, warpgroup, warpgroup,
                  "what a row is multiplied by at last; tiles of one block have no other order that tells it was read"),
             Ring("o", "mma", "correction", each, 1, 1, 0, "the sum of a tile; p of the next tile says it was read"),
-            Ring("out", "correction", "epilogue", each, 1, warpgroup, 1, "a finished tile in shared memory"),
-        )  # fmt: skip
+            Ring("out", "correction", "epilogue", each, 1, warpgroup, 1, "a finished tile, or part, in shared memory"),
+        ]  # fmt: skip
+        if self.output_over_query:
+            rings.append(Ring("room", "epilogue", "load", each, 1, 1, 1, "the output has left its query tile's place"))
+        if self.is_general:
+            values = self.values
+            rings += [
+                Ring("owners", "owners", "softmax", 1, 1, 1, QUERY_TILES * warpgroup, "whose a key is"),
+                Ring("clean", "owners", "mma", 1, self.tile_slots[values.ring], 1, 0,
+                     "values without padding; as many ahead as the ring of values has slots"),
+            ]  # fmt: skip
+        return tuple(rings)
 
     @property
     def shared(self) -> tuple[Region, ...]:
-        """Shared memory."""
-        sizes = {
-            "q": QUERY_TILES * self.tile_bytes,
-            "kv": self.kv_slots * self.tile_bytes,
-            "out": QUERY_TILES * self.tile_bytes,
-            "factors": QUERY_TILES * TILE * 4,
-            "inverses": QUERY_TILES * TILE * 4,
-            "barriers": sum(ring.barriers for ring in self.rings) * 8,
-            "tmem_address": 4,
-        }
+        """Shared memory; an output tile without room of its own lies over the query tile."""
+        sizes = {"q": QUERY_TILES * self.query_bytes}
+        for stream in (self.keys, self.values):
+            sizes[stream.region] = self.tile_slots[stream.ring] * stream.slot_bytes
+        if not self.output_over_query:
+            sizes["out"] = QUERY_TILES * self.output_tile_bytes
+        sizes |= {"factors": QUERY_TILES * TILE * 4, "inverses": QUERY_TILES * TILE * 4}
+        if self.is_general:
+            sizes["owners"] = OWNER_WORDS * 4
+        sizes |= {"barriers": sum(ring.barriers for ring in self.rings) * 8, "tmem_address": 4}
         regions, offset = [], 0
         for name, size in sizes.items():
             regions.append(Region(name, offset, size))
@@ -211,7 +222,7 @@ class ForwardPlan:
     @property
     def tmem(self) -> tuple[Region, ...]:
         """Tensor memory; P lies in the upper half of the scores it is made of, which its thread has read by then."""
-        widths = (("s", TILE), ("o", self.head_dim))
+        widths = (("s", TILE), ("o", self.value_head_dim))
         return tuple(
             Region(f"{name}{i}", self.column(name, i), width) for name, width in widths for i in range(QUERY_TILES)
         )
@@ -219,20 +230,36 @@ class ForwardPlan:
     def column(self, name: str, i: Int) -> Int:
         """Returns the first TMEM column of the scores "s", weights "p" or accumulator "o" of query tile i."""
         if name == "o":
-            return QUERY_TILES * TILE + i * self.head_dim
+            return QUERY_TILES * TILE + i * self.value_head_dim
         return i * TILE + {"s": 0, "p": TILE - TILE * DTYPE_BYTES[self.dtype] // 4}[name]
+
+    def manifest(self) -> dict[str, Any]:
+        """What a launch must know, as the manifest has it."""
+        return {
+            "dtype": self.dtype, "output": self.output or self.dtype, "kind": self.kind,
+            "head_dim": self.head_dim, "value_head_dim": self.value_head_dim,
+            "threads": self.threads, "shared_bytes": self.shared_bytes, "cluster": [1, 1, 1],
+            "tile_rows": QUERY_TILES * TILE, "minimum_rows": 0,
+            # Tiles of a band take unequal times: the hardware hands them out one by one, the longest first.
+            "persistent": self.kind == "dense", "dependent": False,
+            "registers": {role.name: role.registers for role in self.roles},
+        }  # fmt: skip
 
     def problems(self) -> list[str]:
         """Returns every limit that the plan breaks, with its numbers."""
-        found = []
         if self.dtype not in DTYPE_BYTES:
             return [f"dtype {self.dtype!r}: one of {', '.join(DTYPE_BYTES)}"]
-        if self.head_dim not in (64, 128):
-            return [f"head_dim {self.head_dim}: 64 or 128"]
+        if self.output not in ("", "float32"):
+            return [f"output {self.output!r}: float32, or empty for that of the inputs"]
+        if self.kind not in KINDS:
+            return [f"kind {self.kind!r}: one of {', '.join(KINDS)}"]
+        if (self.head_dim, self.value_head_dim) not in HEAD_DIMS:
+            return [f"head_dim {self.head_dim} with values of {self.value_head_dim}: one of {HEAD_DIMS}"]
+        found = []
         if self.shared_bytes > SHARED_CAPACITY:
             found.append(f"shared memory: {self.shared_bytes} bytes of {SHARED_CAPACITY}")
-        if self.kv_slots < 2:
-            found.append(f"{self.kv_slots} slots for keys and values: a block needs 2")
+        if sum(self.tile_slots.values()) < 2:
+            found.append(f"{self.tile_slots} slots for keys and values: a block needs 2")
         if self.tmem[-1].end > TMEM_COLUMNS:
             found.append(f"tensor memory: {self.tmem[-1].end} columns of {TMEM_COLUMNS}")
         found += [f"{a} and {b} overlap" for a, b in overlapping(self.shared) + overlapping(self.tmem)]

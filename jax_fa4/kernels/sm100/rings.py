@@ -4,15 +4,14 @@ A place is not an object that advances: use n of a ring takes slot n % slots in 
 own uses in a local variable of its loop.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-import cutlass
 import cutlass.cute as cute
-from cutlass import Int64
 from cutlass.experimental import primitives as ptx
 
-from jax_fa4.kernels.sm100.plan import ForwardPlan, Ring
+from jax_fa4.kernels.sm100.parts import Ring
+from jax_fa4.kernels.sm100.plan import ForwardPlan
 
 FULL_WARP = 0xFFFFFFFF
 
@@ -72,10 +71,11 @@ class OpenRing:
 
 @dataclass(frozen=True)
 class Rings:
-    """All rings of the plan."""
+    """All rings of the plan; those of K and V are one where both share it."""
 
     q: OpenRing
-    kv: OpenRing
+    keys: OpenRing
+    values: OpenRing
     s: OpenRing
     p: OpenRing
     p_tail: OpenRing
@@ -83,30 +83,32 @@ class Rings:
     inverse: OpenRing
     o: OpenRing
     out: OpenRing
+    # Those that some plans have not.
+    room: Any = None
+    owners: Any = None
+    clean: Any = None
 
 
 def open_rings(plan: ForwardPlan, barriers: Any) -> Rings:
     """Gives each ring its mbarriers, in the order of the table."""
-    rings, first = {}, 0
+    rings: dict[str, OpenRing] = {}
+    first = 0
     for row in plan.rings:
         empty = barriers.subview(first + row.copies * row.slots) if row.empty else None
         rings[row.name] = OpenRing(row, barriers.subview(first), empty)
         first += row.barriers
-    return Rings(**rings)
+    keys, values = rings[plan.keys.ring], rings[plan.values.ring]
+    named = {field.name for field in fields(Rings)}
+    return Rings(keys=keys, values=values, **{name: ring for name, ring in rings.items() if name in named})
 
 
-def initialise(plan: ForwardPlan, rings: Rings) -> None:
+def initialise(rings: Rings) -> None:
     """Sets every mbarrier's arrivals; for one thread, before the CTA meets."""
-    for row in plan.rings:
-        ring = getattr(rings, row.name)
+    different = {id(ring): ring for ring in vars(rings).values() if ring is not None}
+    for ring in different.values():
+        row = ring.row
         for slot in range(row.copies * row.slots):
             ptx.mbarrier_init(ring.full.subview(slot), row.full)
             if row.empty:
                 ptx.mbarrier_init(ring.empty.subview(slot), row.empty)
     ptx.fence_mbarrier_init()
-
-
-def barrier_array(plan: ForwardPlan) -> Any:
-    """Allocates the mbarriers in shared memory."""
-    count = sum(row.barriers for row in plan.rings)
-    return cutlass.Array(Int64, count, space=cutlass.AddressSpace.smem, alignment=8)

@@ -8,12 +8,16 @@ import cutlass.cute as cute
 from cutlass import Int32
 from cutlass.experimental import primitives as ptx
 
-from jax_fa4.kernels.mask import mask_scores, visible
-from jax_fa4.kernels.row_softmax import add_weights, inverse, total_of
+from jax_fa4.kernels.logits import RowLogits
+from jax_fa4.kernels.mask import Owners, mask_general, mask_scores, visible
+from jax_fa4.kernels.row_softmax import Finished, add_weights, total_of
 from jax_fa4.kernels.sm100 import tmem
 from jax_fa4.kernels.sm100.cta import Cta, row_of_thread, warp_index
 from jax_fa4.kernels.sm100.plan import P_PARTS, TILE
 from jax_fa4.kernels.sm100.rings import FULL_WARP, OpenRing, arrive_once
+from jax_fa4.kernels.tile_loop import Problem, Tile
+
+VECTOR = 4  # owners that one load takes
 
 
 @cute.jit
@@ -21,56 +25,103 @@ def softmax(cta: cutlass.Constexpr):
     """Each warpgroup does its query tile of every tile: blocks that need a mask, whole ones, the last factor."""
     walk = cta.walk
     i = warp_index() // 4
-    rows = SoftmaxRows(cta, i)
     block, tile_number = Int32(0), Int32(0)
     for index in cutlass.range(walk.first, walk.count, walk.stride, unroll=1):
         tile = walk.tile(index)
         loop = walk.loop(tile)
-        row = tile.first_row + i * TILE + row_of_thread()
+        row = row_of(cta, tile, tile.first_row + i * TILE + row_of_thread())
+        rows = SoftmaxRows(cta, i, row)
         reference, total = cta.softmax.start()
         for step in cutlass.range(0, loop.masked, unroll=1):
-            at = Step(block + step, row, loop.key_block(step) * TILE)
-            reference, total = rows.block(at, (reference, total), True)
-        for step in cutlass.range(loop.masked, loop.count, unroll=1):
-            at = Step(block + step, row, loop.key_block(step) * TILE)
-            reference, total = rows.block(at, (reference, total), False)
+            reference, total = rows.block(block + step, loop.key_block(step), (reference, total), True)
+        if cutlass.const_expr(not cta.plan.is_general):
+            for step in cutlass.range(loop.masked, loop.count, unroll=1):
+                reference, total = rows.block(block + step, loop.key_block(step), (reference, total), False)
+        finished = rows.finish(tile, reference, total)
         if loop.count > 0:
             cta.rings.inverse.of(i).wait_empty(tile_number)
-            rows.send(cta.shared.inverses, cta.rings.inverse, inverse(total))
+            rows.send(cta.shared.inverses, cta.rings.inverse, finished.inverse)
             block += loop.count
             tile_number += 1
-        if row < walk.problem.queries:
-            store_log_sum_exp(cta, tile, row, cta.softmax.log_sum_exp(reference, total))
+        if row.index < walk.problem.rows:
+            store_log_sum_exp(cta, tile, row, finished.log_sum_exp)
 
 
 @dataclass(frozen=True)
-class Step:
-    """Where a block of scores stands: its number among this CTA's, its row, its first key."""
+class Row:
+    """A row of a packed head: its query, which head of the pack it is, and in general variants what is its own."""
 
-    block: Any
-    row: Any
-    first_key: Any
+    index: Any
+    problem: Problem
+    query: Any
+    head: Any
+    owner: Any = None
+    logits: Any = None
+
+
+def row_of(cta: Cta, tile: Tile, index: Any) -> Row:
+    """Returns row `index` of the tile's packed head."""
+    problem, optional = cta.walk.problem.entry(tile.batch), cta.arrays.optional
+    query = index >> problem.pack_shift
+    head = (tile.head << problem.pack_shift) + (index - (query << problem.pack_shift))
+    if optional is None:
+        return Row(index, problem, query, head)
+    batch = tile.batch
+    slope, position = optional.slope_log2(batch, head), optional.position(batch, query)
+    logits = RowLogits(cta.scores.scale_log2, cta.scores.cap_log2, slope, position)
+    return Row(index, problem, query, head, optional.query_owner(problem, batch, query), logits)
 
 
 @dataclass(frozen=True)
 class SoftmaxRows:
-    """The warpgroup of query tile i."""
+    """The warpgroup of query tile i, each thread with its row."""
 
     cta: Cta
     i: Any
+    row: Row
 
-    def block(self, at: Step, state: tuple[Any, Any], masked: bool) -> tuple[Any, Any]:
-        """Replaces a block's scores by weights; returns the state (reference, total) after it."""
+    def block(self, block: Any, key_block: Any, state: tuple[Any, Any], masked: bool) -> tuple[Any, Any]:
+        """Replaces a block's scores by weights; returns the state (reference, total) after it.
+
+        block: its number among this CTA's; key_block: among the keys.
+        """
         reference, total = state
         row_softmax = self.cta.softmax
-        self.cta.rings.s.of(self.i).wait_full(at.block)
+        self.cta.rings.s.of(self.i).wait_full(block)
         ptx.tcgen05_fence("after_thread_sync")
         scores = tmem.load_columns(self.cta.column("s", self.i), TILE)
-        if masked:
-            scores = mask_scores(scores, visible(self.cta.walk.problem, at.row, at.first_key))
+        if self.row.logits is not None:
+            scores = self.general_scores(scores, block, key_block * TILE)
+        elif masked:
+            scores = mask_scores(scores, visible(self.row.problem, self.row.index, key_block * TILE))
         reference, factor = row_softmax.follow(scores, reference)
         self.send(self.cta.shared.factors, self.cta.rings.factor, factor)
         return reference, total * factor + self.store_weights(scores, reference)
+
+    def general_scores(self, scores: list[Any], block: Any, first_key: Any) -> list[Any]:
+        """Returns the logits of a block's keys, masked."""
+        row, ring = self.row, self.cta.rings.owners
+        ring.wait_full(block)
+        owners = Owners(self.owners, self.cta.shared.owners[TILE])
+        columns = visible(row.problem, row.index, first_key)
+        scores = mask_general(row.logits.of(scores, first_key), columns, owners, row.owner)
+        ptx.bar_warp_sync(FULL_WARP)
+        arrive_once(ring.empty_barrier(block))
+        return scores
+
+    def owners(self) -> list[Any]:
+        """Returns whose the keys of the block are that is in shared memory."""
+        vectors = [self.cta.shared.owners[j:VECTOR, cutlass.align(4 * VECTOR)] for j in range(0, TILE, VECTOR)]
+        return [vector[j] for vector in vectors for j in range(VECTOR)]
+
+    def finish(self, tile: Tile, reference: Any, total: Any) -> Finished:
+        """Returns what the row ends with."""
+        optional = self.cta.arrays.optional
+        if optional is None:
+            return self.cta.softmax.finish(reference, total)
+        # Read now: in all blocks before, it would take a register.
+        sink = optional.sink_log2(tile.batch, self.row.head)
+        return self.cta.softmax.finish_with_sink(reference, total, sink)
 
     def store_weights(self, scores: list[Any], reference: Any) -> Any:
         """Computes and stores P, part by part; the tensor core begins when the head of it is there. Returns the sum."""
@@ -99,9 +150,10 @@ class SoftmaxRows:
         arrive_once(ring.of(self.i).full_barrier(0))
 
 
-def store_log_sum_exp(cta: Cta, tile: Any, row: Any, value: Any) -> None:
+def store_log_sum_exp(cta: Cta, tile: Tile, row: Row, value: Any) -> None:
     """Writes one element of the array (batch, heads, queries)."""
     problem = cta.walk.problem
-    at = cutlass.Int64(tile.batch * problem.heads + tile.head) * cutlass.Int64(problem.queries) + cutlass.Int64(row)
+    head = tile.batch * (problem.heads << problem.pack_shift) + row.head
+    at = cutlass.Int64(head) * cutlass.Int64(problem.queries) + cutlass.Int64(row.query)
     out = cute.make_tensor(cta.arrays.log_sum_exp + at, cute.make_layout(1))
     out[0] = value

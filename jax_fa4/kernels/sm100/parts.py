@@ -1,0 +1,83 @@
+"""The words that a plan is written in: roles, rings, regions of memory, streams of tiles."""
+
+from dataclasses import dataclass
+
+from jax_fa4.kernels.tile_loop import Int
+
+
+@dataclass(frozen=True)
+class Role:
+    """Warps that run one program; `registers` is what each thread has once it has started."""
+
+    name: str
+    first_warp: int
+    warps: int
+    registers: int
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Slots that pass between two roles. Use n takes slot n % slots; both sides count their uses, so none is stored.
+
+    copies: one ring for each query tile, or one for both.
+    full: arrivals that make a slot full.
+    empty: arrivals that hand it back, or 0 where another ring's order already says that it is free (see `about`).
+    """
+
+    name: str
+    producer: str
+    consumer: str
+    copies: int
+    slots: int
+    full: int
+    empty: int
+    about: str
+
+    @property
+    def barriers(self) -> int:
+        """Its mbarriers: all full ones come before the empty ones."""
+        return self.copies * self.slots * (2 if self.empty else 1)
+
+
+@dataclass(frozen=True)
+class Region:
+    """A named part of shared memory (offset and extent in bytes) or of tensor memory (in columns)."""
+
+    name: str
+    offset: int
+    extent: int
+
+    @property
+    def end(self) -> int:
+        """One past the last byte or column."""
+        return self.offset + self.extent
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The tiles of keys, or of values, block after block: uses of a ring that both may share.
+
+    region: where the ring's slots lie; tile_bytes: of a tile, and slot_bytes of a slot, which may be larger.
+    Block n is use `per_block * n + first`.
+    """
+
+    ring: str
+    region: str
+    per_block: int
+    first: int
+    tile_bytes: int
+    slot_bytes: int
+
+    def use(self, block: Int) -> Int:
+        """Returns the ring's use that holds this block."""
+        return block * self.per_block + self.first
+
+
+def overlapping(regions: tuple[Region, ...]) -> list[tuple[str, str]]:
+    """Returns the names of the pairs that share a byte or a column."""
+    return [
+        (a.name, b.name)
+        for i, a in enumerate(regions)
+        for b in regions[i + 1 :]
+        if a.offset < b.end and b.offset < a.end
+    ]
