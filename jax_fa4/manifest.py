@@ -16,13 +16,12 @@ from jax_fa4.spec import AttentionSpec, Operands
 VARIABLE = "JAX_FA4_KERNELS"
 PACKAGED = Path(__file__).parent / "compiled"
 
-_BANDED = frozenset({"causal", "window"})
+_BANDED = frozenset({"causal", "window", "query_offset"})
 # What a kind of kernel can do beyond dense attention.
 FEATURES = {
     "dense": frozenset[str](),
     "banded": _BANDED,
-    "general": _BANDED
-    | {"query_offset", "logits_soft_cap", "sinks", "alibi_slopes", "segment_ids", "seq_lengths"},
+    "general": _BANDED | {"logits_soft_cap", "sinks", "alibi_slopes", "segment_ids", "seq_lengths"},
 }  # fmt: skip
 
 # Numbers and words of a row that the launcher takes as they are, under its own names for them.

@@ -35,6 +35,10 @@ class OptionalArray:
         """Returns a float element as float32, or `absent` without an array."""
         return read_number(self.pointer, self.at(batch, index), self.dtype, Float32(absent))
 
+    def offset(self, batch: Int) -> Int:
+        """Returns a batch entry's element as a distance of positions; beyond all of them it makes no difference."""
+        return clamp(self.integer(batch, 0, 0), -NO_LIMIT, NO_LIMIT)
+
     def at(self, batch: Int, index: Int) -> Any:
         """Returns the index of an element from the pointer on."""
         return Int64(batch) * Int64(self.stride) + Int64(index)
@@ -72,6 +76,18 @@ def moved(band: Any, offset: Int) -> Band:
 
 
 @dataclass(frozen=True)
+class Offsets:
+    """Of a banded variant, whose batch entries differ in nothing else: where their queries stand."""
+
+    query_offset: OptionalArray
+
+    def problem(self, whole: Problem, batch: Int) -> Problem:
+        """Returns the extents of one batch entry."""
+        band = moved(whole.band, self.query_offset.offset(batch))
+        return Problem(whole.queries, whole.keys, whole.heads, whole.batch, band, whole.pack_shift)
+
+
+@dataclass(frozen=True)
 class Optional:
     """The arrays of a launch."""
 
@@ -87,7 +103,7 @@ class Optional:
         """Returns the extents of one batch entry: its lengths, and its band, which the offset moves."""
         queries = clamp(self.query_seq_lengths.integer(batch, 0, whole.queries), 0, whole.queries)
         keys = clamp(self.key_value_seq_lengths.integer(batch, 0, whole.keys), 0, whole.keys)
-        offset = clamp(self.query_offset.integer(batch, 0, 0), -NO_LIMIT, NO_LIMIT)
+        offset = self.query_offset.offset(batch)
         return Problem(
             queries, keys, whole.heads, whole.batch, moved(whole.band, offset), whole.pack_shift, self
         )  # fmt: skip

@@ -89,7 +89,8 @@ class Problem:
 
     Heads that share keys are packed: 2^pack_shift query heads count as one, with that many rows for a query. Row r is
     at position r >> pack_shift.
-    each: where the entries of a batch differ, what tells the extents of one; its blocks are all masked.
+    each: where the entries of a batch differ, what tells the extents of one. Where those have it too, queries differ in
+      which keys they see within a band, and all blocks are masked.
     """
 
     queries: Int

@@ -102,6 +102,11 @@ OPTIONAL = (
 OPTIONAL_FLOATS = ("sinks", "alibi_slopes")
 
 
+def optional_arrays(plan: ForwardPlan) -> tuple[str, ...]:
+    """Returns the operands of a variant that may be absent."""
+    return {"dense": (), "banded": ("query_offset",), "general": OPTIONAL}[plan.kind]
+
+
 def forward_parameters(plan: ForwardPlan) -> list[Parameter]:
     """Returns the parameters of the forward entry, in order."""
     # Where heads are packed, the launch gives the box's rows to `pack` and `length` together.
@@ -134,10 +139,10 @@ def plain_parameters(plan: ForwardPlan) -> list[PlainParameter]:
             PlainParameter("low", "i32", "the lowest key minus the position that sees it; -2^30: no limit"),
             PlainParameter("high", "i32", "the highest key minus the position that sees it; 2^30: no limit"),
         ]
+    for name in optional_arrays(plan):
+        parameters.append(PlainParameter(name, "pointer", "null where absent"))
+        parameters.append(PlainParameter(f"{name}_stride", "i32", "elements between batch entries, 0 if shared"))
     if plan.is_general:
-        for name in OPTIONAL:
-            parameters.append(PlainParameter(name, "pointer", "null where absent"))
-            parameters.append(PlainParameter(f"{name}_stride", "i32", "elements between batch entries, 0 if shared"))
         for name in OPTIONAL_FLOATS:
             meaning = "0 float32, 1 bfloat16, 2 float16, 3 float64"
             parameters.append(PlainParameter(f"{name}_dtype", "i32", meaning))

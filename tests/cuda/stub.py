@@ -67,9 +67,11 @@ def parameters(kind: str, output: str = "bfloat16") -> list[dict[str, Any]]:
     listed.append({"kind": "pointer", "name": "log_sum_exp"})
     numbers = ["queries", "keys", "heads", "group", "pack_shift", "batch", "section", "low", "high"]
     floats = ["scale_log2"]
+    strided = {"dense": (), "banded": ("query_offset",), "general": STRIDED}[kind]
+    listed += [{"kind": "pointer", "name": name} for name in strided]
+    numbers += [f"{name}_stride" for name in strided]
     if kind == "general":
-        listed += [{"kind": "pointer", "name": name} for name in STRIDED]
-        numbers += [f"{name}_stride" for name in STRIDED] + ["sinks_dtype", "alibi_slopes_dtype"]
+        numbers += ["sinks_dtype", "alibi_slopes_dtype"]
         floats.append("logits_soft_cap")
     listed += [{"kind": "i32", "name": name} for name in numbers]
     return listed + [{"kind": "f32", "name": name} for name in floats]

@@ -112,6 +112,8 @@ def test_head_dims(heads: tuple[int, int], dtype: str, options: dict[str, Any], 
     (PLAIN, "dense"),
     (dataclasses.replace(PLAIN, is_causal=True), "banded"),
     (dataclasses.replace(PLAIN, window=(5, None)), "banded"),
+    (dataclasses.replace(PLAIN, is_causal=True, query_offset="batch", batch=2), "banded"),
+    (dataclasses.replace(PLAIN, is_causal=True, causal_alignment="bottom_right"), "banded"),
     (dataclasses.replace(PLAIN, sinks=True), "general"),
 ])  # fmt: skip
 def test_the_variant_with_fewest_features_is_taken(case: Case, kind: str, simulated_driver: Any) -> None:

@@ -61,7 +61,7 @@ def test_the_first_row_that_can_is_taken(stub_driver: StubDriver) -> None:
     assert entry(call(head_dims=(64, 128))) == "dense_bfloat16_bfloat16_128_128"
     assert entry(call(head_dims=(192, 128), window=(-1, 0))) == "banded_bfloat16_bfloat16_192_128"
     assert entry(call(window=(4, 0), logits_soft_cap=1.0)) == "general_bfloat16_bfloat16_64_64"
-    assert entry(with_options(call(window=(4, 0)), ("query_offset",), (1, 1))) == "general_bfloat16_bfloat16_64_64"
+    assert entry(with_options(call(window=(4, 0)), ("query_offset",), (1, 1))) == "banded_bfloat16_bfloat16_64_64"
     assert entry(call(head_dims=(128, 96), output=F32)) == "general_bfloat16_float32_128_128"
 
 

@@ -24,7 +24,7 @@ def test_rows_are_read(every_kernel: Path) -> None:
     )
     general = rows["general_float16_float32_192_128_0"]
     assert (general.dtype, general.output, general.head_dim, general.value_head_dim) == ("float16", "float32", 192, 128)
-    assert {"causal", "window"} == rows["banded_bfloat16_bfloat16_96_96_0"].features < general.features
+    assert {"causal", "window", "query_offset"} == rows["banded_bfloat16_bfloat16_96_96_0"].features < general.features
 
 
 def test_python_and_the_launcher_name_the_same_features() -> None:

@@ -102,7 +102,7 @@ def test_what_is_absent_is_null(stub_driver: StubDriver) -> None:
     assert launch.parameters["logits_soft_cap"] == 30.0
     for name in stub.STRIDED:
         assert launch.parameters[name] == launch.parameters[f"{name}_stride"] == 0
-    without_cap = launched(stub_driver, with_options(call(), ("query_offset",), (1, 2)), "general")
+    without_cap = launched(stub_driver, with_options(call(), ("query_seq_lengths",), (1, 2)), "general")
     assert without_cap.parameters["logits_soft_cap"] == 0
 
 
@@ -110,7 +110,9 @@ def test_what_is_absent_is_null(stub_driver: StubDriver) -> None:
 @pytest.mark.parametrize("shared", [False, True], ids=["full", "shared"])
 def test_optional_arrays(stub_driver: StubDriver, name: str, shared: bool) -> None:
     names = (name,) if "segment" not in name else ("query_segment_ids", "key_value_segment_ids")
-    launch = launched(stub_driver, with_options(call(), names, (1, 1 if shared else 2)), "general")
+    # With a soft cap, which general kernels alone have.
+    made = with_options(call(logits_soft_cap=1.0), names, (1, 1 if shared else 2))
+    launch = launched(stub_driver, made, "general")
     for other in stub.STRIDED:
         assert launch.parameters[other] == (ADDRESSES["other"] if other in names else 0)
     assert launch.parameters[f"{name}_stride"] == (0 if shared else WIDTHS.get(name, 1))
@@ -161,7 +163,7 @@ def test_batch_axes_are_merged_where_arrays_allow(
     else:
         made = with_options(made, (name,), batch)
         volume = 4 * WIDTHS.get(name, 1)
-    found = launches(stub_driver, made, "dense" if name == "key" else "general")
+    found = launches(stub_driver, made, {"key": "dense", "query_offset": "banded"}.get(name, "general"))
     assert [launch.parameters["batch"] for launch in found] == [entries] * (6 // entries)
     queries = [launch.parameters["query"].address - ADDRESSES["query"] for launch in found]
     assert queries == [i * entries * 300 * 4 * 64 * 2 for i in range(6 // entries)]

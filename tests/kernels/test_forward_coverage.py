@@ -28,6 +28,7 @@ LAUNCHES = {
         dataclasses.replace(PLAIN, is_causal=True, falling_logits=True, batch=2),
         dataclasses.replace(PLAIN, window=(130, 7), query_length=600),
         dataclasses.replace(PLAIN, query_length=900, key_length=200, window=(50, 0)),
+        dataclasses.replace(PLAIN, batch=2, is_causal=True, query_offset="batch"),
     ],
     "general": [
         dataclasses.replace(

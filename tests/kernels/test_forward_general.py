@@ -55,6 +55,12 @@ def test_features(variants: dict[str, Variant], case: Case, schedule: dict[str, 
     check(variants["jax_fa4_forward_sm100_bfloat16_d128_general"], case, schedule)
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize("ctas", [None, 1])
+def test_offsets_of_a_band(variants: dict[str, Variant], ctas: int | None, schedule: dict[str, Any]) -> None:
+    check(variants["jax_fa4_forward_sm100_bfloat16_d128_banded"], CASES["offsets"], schedule, ctas=ctas)
+
+
 WIDE = dataclasses.replace(PLAIN, head_dim=192, value_head_dim=128)
 
 

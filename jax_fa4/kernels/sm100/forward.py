@@ -15,7 +15,7 @@ from cutlass import Float32, Int32
 from cutlass.base_dsl.typing import GridConstant
 from cutlass.experimental import primitives as ptx
 
-from jax_fa4.kernels.optional import Optional, OptionalArray
+from jax_fa4.kernels.optional import Offsets, Optional, OptionalArray
 from jax_fa4.kernels.row_softmax import LOG2_E
 from jax_fa4.kernels.sm100.correction import correct
 from jax_fa4.kernels.sm100.cta import Arrays, Cta, Scores, allocate_shared, rings_of, warp_index
@@ -26,7 +26,7 @@ from jax_fa4.kernels.sm100.owners import watch
 from jax_fa4.kernels.sm100.plan import QUERY_TILES, REGISTERS, TILE, TMEM_COLUMNS, ForwardPlan
 from jax_fa4.kernels.sm100.rings import initialise
 from jax_fa4.kernels.sm100.softmax import softmax
-from jax_fa4.kernels.tile_loop import Band, Problem, Walk
+from jax_fa4.kernels.tile_loop import Band, Each, Problem, Walk
 from jax_fa4.kernels.variants import plain_parameters
 
 TensorMap: Any = GridConstant[cuda.TensorMap]
@@ -61,6 +61,7 @@ class Given:
     """The parameters of a launch by their names."""
 
     def __init__(self, plan: ForwardPlan, values: tuple[Any, ...]) -> None:
+        self.plan = plan
         names = [parameter.name for parameter in plain_parameters(plan)]
         self.values = dict(zip(names, values, strict=True))
 
@@ -70,18 +71,22 @@ class Given:
     def problem(self) -> Problem:
         """Returns the extents of the launch."""
         band = Band(self["low"], self["high"]) if "low" in self.values else None
-        each = self.optional() if "sinks" in self.values else None
+        each: Each | None = None
+        if self.plan.kind == "banded":
+            each = Offsets(self.array("query_offset"))
+        elif self.plan.is_general:
+            each = self.optional()
         return Problem(
             self["queries"], self["keys"], self["heads"], self["batch"], band, self["pack_shift"], each
         )  # fmt: skip
 
     def optional(self) -> Optional:
         """Returns the arrays of a general variant."""
-        arrays = {}
-        for field in dataclasses.fields(Optional):
-            name = field.name
-            arrays[name] = OptionalArray(self[name], self[f"{name}_stride"], self.values.get(f"{name}_dtype"))
-        return Optional(**arrays)
+        return Optional(*(self.array(field.name) for field in dataclasses.fields(Optional)))
+
+    def array(self, name: str) -> OptionalArray:
+        """Returns an array that may be absent."""
+        return OptionalArray(self[name], self[f"{name}_stride"], self.values.get(f"{name}_dtype"))
 
     def scores(self) -> Scores:
         """Returns what scores are multiplied by and limited to."""
