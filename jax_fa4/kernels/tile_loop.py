@@ -158,7 +158,7 @@ class Walk:
     first, stride: this CTA's tiles are first, first + stride, ... below `count`. With as many CTAs as tiles each has
       one; with fewer, say one per multiprocessor, they persist.
     rows: rows of a tile. section: heads whose keys and values stay in the L2 cache together.
-    group: packed heads that share a head of keys.
+    group: packed heads that share a head of keys. own: the row of a tile with which this CTA's begin.
 
     Heads come in sections. Within one, tiles near the end of the queries, which see most keys where attention is
     causal, come first for all heads of the section: what is left for the end of a launch is short.
@@ -171,6 +171,7 @@ class Walk:
     block: int
     section: Int
     group: Int = 1
+    own: Int = 0
 
     @property
     def query_blocks(self) -> Int:
@@ -191,11 +192,11 @@ class Walk:
         within = index - first_head * blocks
         query_block = blocks - 1 - within // width
         head = first_head + within % width
-        return Tile(query_block * self.rows, head % self.problem.heads, head // self.problem.heads)
+        return Tile(query_block * self.rows + self.own, head % self.problem.heads, head // self.problem.heads)
 
     def loop(self, tile: Tile) -> TileLoop:
         """Returns the key blocks of a tile."""
-        return tile_loop(self.problem.entry(tile.batch), tile.first_row, self.rows, self.block)
+        return tile_loop(self.problem.entry(tile.batch), tile.first_row - self.own, self.rows, self.block)
 
     def position(self, tile: Tile, row: Int) -> list[Int]:
         """Returns where row `row` of a tile stands in the array of queries: query, packed head, batch entry."""

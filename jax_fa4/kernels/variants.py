@@ -34,6 +34,11 @@ def tuning(kind: str, head_dim: int) -> Tuning:
     return next(row for row in TUNING if (row.kind, row.head_dim) == (kind, head_dim))
 
 
+# Kind, dtype of the output, CTAs that share keys and values; pairs of them for the largest value heads alone, of which
+# each CTA can have half in whole panels.
+VARIANTS = (("dense", "", 2), ("dense", "", 1), ("banded", "", 1), ("general", "", 1), ("general", "float32", 1))
+
+
 @dataclass(frozen=True)
 class TensorMapParameter:
     """A tensor map; axes and box are innermost first."""
@@ -74,19 +79,20 @@ Parameter = TensorMapParameter | PlainParameter
 def forward_plans() -> list[ForwardPlan]:
     """Returns the variants of the forward pass: a call takes the first that can do it."""
     return [
-        forward_plan(dtype, heads, kind, output)
+        forward_plan(dtype, heads, *variant)
         for dtype in ("bfloat16", "float16")
         for heads in HEAD_DIMS
-        for kind, output in (("dense", ""), ("banded", ""), ("general", ""), ("general", "float32"))
+        for variant in VARIANTS
+        if variant[2] == 1 or heads[1] == TILE
     ]
 
 
-def forward_plan(dtype: str, heads: tuple[int, int], kind: str, output: str) -> ForwardPlan:
+def forward_plan(dtype: str, heads: tuple[int, int], kind: str, output: str, ctas: int) -> ForwardPlan:
     """Returns a variant with the numbers of its row of the tuning table."""
     row = tuning(kind, heads[0])
     softmax, correction, others = row.registers
     return ForwardPlan(
-        dtype, *heads, kind, output, polynomial=row.polynomial, softmax_registers=softmax,
+        dtype, *heads, kind, output, ctas, polynomial=row.polynomial, softmax_registers=softmax,
         correction_registers=correction, other_registers=others,
     )  # fmt: skip
 
@@ -110,12 +116,13 @@ def optional_arrays(plan: ForwardPlan) -> tuple[str, ...]:
 def forward_parameters(plan: ForwardPlan) -> list[Parameter]:
     """Returns the parameters of the forward entry, in order."""
     # Where heads are packed, the launch gives the box's rows to `pack` and `length` together.
-    query, key = (plan.panel, 1, TILE, 1, 1), (plan.panel, 1, TILE, 1)
+    query, key = (plan.panel, 1, TILE, 1, 1), (plan.panel, 1, plan.key_rows, 1)
+    value = (plan.panel, 1, TILE, 1)
     output = (plan.output_panel, 1, TILE, 1, 1)
     return [
         TensorMapParameter("query", "query, B T N H", plan.dtype, QUERY_AXES, query),
         TensorMapParameter("key", "key, B S K H", plan.dtype, KEY_AXES, key),
-        TensorMapParameter("value", "value, B S K Hv", plan.dtype, KEY_AXES, key),
+        TensorMapParameter("value", "value, B S K Hv", plan.dtype, KEY_AXES, value),
         TensorMapParameter("output", "B T N Hv", plan.output or plan.dtype, QUERY_AXES, output),
         *plain_parameters(plan),
     ]

@@ -81,8 +81,10 @@ class Launch:
         self.output = device_array(np.full((*self.query.shape[:3], self.value.shape[3]), np.nan, dtype))
         self.log_sum_exp = device_array(np.full((batch, heads, queries), np.nan, np.float32))
         self.pack = pack_of(heads // self.key.shape[2])
-        rows = queries * self.pack
-        self.tiles = batch * (heads // self.pack) * -(-rows // self.variant.manifest["tile_rows"])
+        if self.ctas is None:
+            cluster = self.variant.manifest["cluster"][0]
+            rows = self.variant.manifest["tile_rows"] * cluster
+            self.ctas = batch * (heads // self.pack) * -(-queries * self.pack // rows) * cluster
 
     @property
     def is_float32(self) -> bool:
@@ -133,7 +135,7 @@ class Launch:
         manifest = self.variant.manifest
         result = run(
             self.variant.kernel,
-            grid=self.ctas or self.tiles,
+            grid=self.ctas,
             block=manifest["threads"],
             cluster=manifest["cluster"],
             dynamic_shared=manifest["shared_bytes"],

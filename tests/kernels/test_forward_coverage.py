@@ -12,6 +12,9 @@ import pytest
 from cases import Case
 from forward_launch import Launch, Variant, launch_of, read_variants
 
+from jax_fa4.kernels.sm100.plan import ForwardPlan
+from jax_fa4.kernels.variants import forward_plans
+
 pytestmark = pytest.mark.skipif(
     not built_forward.available(), reason="nvidia-cutlass-dsl, which compiles the kernels, is not installed"
 )
@@ -38,6 +41,7 @@ LAUNCHES = {
         for dtype in ("float32", "bfloat16", "float16", "float64")
     ],
 }  # fmt: skip
+PLANS = {plan.name: plan for plan in forward_plans() if plan.dtype == "bfloat16"}
 LEAST = 0.95
 # What is left: branches that were never taken, such as from a wait that found its barrier complete at once back to the
 # question, and the clearing of values that stand in other 32nds of a block than the padding of these cases.
@@ -53,18 +57,19 @@ def unexecuted(variant: Variant, cases: list[Case]) -> tuple[list[str], int]:
     """Returns the statements that no launch executed, and how many there are in all."""
     executed: Any = 0
     for case in cases:
-        for options in ({"ctas": 1}, {"ctas": None}):
-            launched: Launch = launch_of(variant, case, **options)
+        for ctas in (variant.manifest["cluster"][0], None):
+            launched: Launch = launch_of(variant, case, ctas=ctas)
             executed = executed + launched.run(schedule="random", seed=1).executed
     text = variant.kernel.text
     return [text[pc] for pc in np.flatnonzero(executed == 0)], len(text)
 
 
-@pytest.mark.parametrize("heads", ["d64", "d96", "d128", "d192v128"])
-@pytest.mark.parametrize("kind", LAUNCHES)
-def test_statements_are_executed(variants: dict[str, Variant], kind: str, heads: str) -> None:
-    widths = [int(width) for width in heads[1:].split("v")]
-    cases = [dataclasses.replace(case, head_dim=widths[0], value_head_dim=widths[-1]) for case in LAUNCHES[kind]]
-    missed, count = unexecuted(variants[f"jax_fa4_forward_sm100_bfloat16_{heads}_{kind}"], cases)
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_statements_are_executed(variants: dict[str, Variant], plan: ForwardPlan) -> None:
+    cases = [
+        dataclasses.replace(case, head_dim=plan.head_dim, value_head_dim=plan.value_head_dim)
+        for case in LAUNCHES[plan.kind]
+    ]
+    missed, count = unexecuted(variants[plan.name], cases)
     assert len(missed) / count < 1 - LEAST, "\n".join(missed)
     assert [statement for statement in missed if not EXPLAINED.match(statement)] == []

@@ -41,8 +41,7 @@ def test_a_block_of_keys_and_values_fits_its_rings(plan: ForwardPlan) -> None:
     sizes = {region.name: region.extent for region in plan.shared}
     slots = {ring.name: ring.slots for ring in plan.rings}
     for stream in (plan.keys, plan.values):
-        assert sizes[stream.region] == slots[stream.ring] * stream.slot_bytes
-        assert stream.tile_bytes <= stream.slot_bytes
+        assert sizes[stream.region] == slots[stream.ring] * stream.tile_bytes
     uses = sorted((stream.ring, stream.use(block)) for stream in (plan.keys, plan.values) for block in range(3))
     assert len(set(uses)) == 6
 
@@ -66,11 +65,11 @@ def test_warpgroups_have_one_register_count(plan: ForwardPlan) -> None:
 @each_plan
 def test_boxes_are_what_the_rings_count_on(plan: ForwardPlan) -> None:
     maps = {parameter.name: parameter.describe()["box"] for parameter in forward_parameters(plan)[:4]}
-    panels = {"query": plan.query_bytes, "key": plan.keys.tile_bytes, "value": plan.values.tile_bytes}
+    panels = {"query": PANEL_BYTES, "key": plan.keys.panel_bytes, "value": plan.values.panel_bytes}
     for name, size in panels.items():
         columns, *rows = maps[name]  # type: ignore[misc]
-        assert columns * math.prod(rows) * 2 == PANEL_BYTES
-        assert size % PANEL_BYTES == 0
+        assert columns * math.prod(rows) * 2 == size
+    assert plan.query_bytes % PANEL_BYTES == 0
     columns, *rows = maps["output"]  # type: ignore[misc]
     assert columns * math.prod(rows) * plan.output_bytes == PANEL_BYTES
 
@@ -96,6 +95,9 @@ def test_names_are_different() -> None:
         ({"softmax_registers": 208}, "registers: 69632 of 65536"),
         ({"correction_registers": 76}, "multiples of 8"),
         ({"head_parts": 5}, "head_parts 5: 1 to 4"),
+        ({"ctas": 2, "kind": "banded"}, "2 CTAs for jax_fa4_forward_sm100_bfloat16_d128_banded_2cta: 1, or 2 in dense"),
+        ({"ctas": 2, "head_dim": 96, "value_head_dim": 96}, "2 CTAs for .*: 1, or 2 in dense variants, with"),
+        ({"ctas": 4}, "4 CTAs for "),
         ({"polynomial": 3}, "polynomial 3: an even number up to 16"),
     ],
 )

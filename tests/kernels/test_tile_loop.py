@@ -66,6 +66,20 @@ def test_entries_of_a_batch_that_differ(pack_shift: int) -> None:
             assert needed or not visited
 
 
+@pytest.mark.parametrize("band", BANDS, ids=str)
+def test_ctas_that_share_a_tile_visit_the_same_blocks(band: Band | None) -> None:
+    """Each has rows of its own, and all blocks that the rows of both need."""
+    problem = Problem(queries=37, keys=24, heads=2, batch=1, band=band)
+    pair = [Walk(problem, 0, 1, 2 * ROWS, BLOCK, 1, own=own) for own in (0, ROWS)]
+    for index in range(pair[0].count):
+        tiles = [walk.tile(index) for walk in pair]
+        first = tiles[0].first_row
+        assert tiles[1] == dataclasses.replace(tiles[0], first_row=first + ROWS)
+        for walk, tile in zip(pair, tiles, strict=True):
+            assert walk.loop(tile) == tile_loop(problem, first, 2 * ROWS, BLOCK)
+            assert walk.position(tile, 3) == [tile.first_row + 3, tile.head, tile.batch]
+
+
 @pytest.mark.parametrize("section", [1, 2, 5, 6, 100])
 @pytest.mark.parametrize("ctas", [1, 4, 24])
 def test_every_tile_is_somebodys(section: int, ctas: int) -> None:

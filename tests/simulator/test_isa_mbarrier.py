@@ -40,6 +40,7 @@ def test_the_next_phase_expects_as_many(run: Callable[..., Any]) -> None:
         "mbarrier.arrive.shared.b64 _, [%scratch], 3;", "mbarrier.arrive.shared::cta.b64 %state, [%scratch], 3;",
         "mbarrier.arrive.release.cta.shared::cta.b64 _, [%scratch], 3;",
         "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%scratch], 3;",
+        "mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%scratch], 3;",
     ],
 )  # fmt: skip
 def test_several_arrivals_at_once(run: Callable[..., Any], arrive: str) -> None:

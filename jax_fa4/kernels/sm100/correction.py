@@ -11,7 +11,7 @@ from jax_fa4.kernels.row_softmax import scaled
 from jax_fa4.kernels.sm100 import tmem
 from jax_fa4.kernels.sm100.cta import Cta, row_of_thread
 from jax_fa4.kernels.sm100.plan import ATOM_ROWS, PANEL_BYTES, QUERY_TILES, SWIZZLE_ROW, TILE
-from jax_fa4.kernels.sm100.rings import FULL_WARP, arrive_once
+from jax_fa4.kernels.sm100.rings import FULL_WARP
 
 CHUNK = 32  # columns in registers at a time
 COPY_BYTES = 16  # what the swizzle moves as one
@@ -33,13 +33,13 @@ def correct(cta: cutlass.Constexpr):
                     rescale(cta, i, factor)
                 # The arrival also says that all lanes have read their factors.
                 ptx.bar_warp_sync(FULL_WARP)
-                arrive_once(rings.p.of(i).full_barrier(0))
+                rings.p.of(i).arrive_full(0)
         for i in cutlass.range_constexpr(QUERY_TILES):
             if loop.count > 0:
                 rings.inverse.of(i).wait_full(tile_number)
                 inverse = cta.shared.inverses[i * TILE + row_of_thread()]
                 ptx.bar_warp_sync(FULL_WARP)
-                arrive_once(rings.inverse.of(i).empty_barrier(0))
+                rings.inverse.of(i).arrive_empty(0)
                 rings.o.of(i).wait_full(tile_number)
                 hand_out(cta, i, visit, inverse)
             else:
@@ -70,7 +70,7 @@ def hand_out(cta: Cta, i: int, visit: Any, inverse: Any) -> None:
             store_row(cta, i, first, output_words(cta, i, first, inverse))
         ptx.fence_proxy("async_shared", space="cta")
         ptx.bar_warp_sync(FULL_WARP)
-        arrive_once(ring.full_barrier(use))
+        ring.arrive_full(use)
 
 
 def output_words(cta: Cta, i: int, first: int, inverse: Any) -> list[Any]:

@@ -63,7 +63,7 @@ class Tiles:
 
     def offset(self, use: Any) -> Any:
         """Returns the byte where the slot of this use begins."""
-        return self.ring.slot(use) * self.stream.slot_bytes
+        return self.ring.slot(use) * self.stream.tile_bytes
 
 
 @dataclass(frozen=True)

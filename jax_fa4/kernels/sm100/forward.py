@@ -1,8 +1,9 @@
 """FlashAttention-4's forward pass for sm_100a: read this file first.
 
 A CTA computes a tile of 256 query rows, as two query tiles of 128 that take turns: while the softmax of one is
-computed, the tensor core works for the other. Sixteen warps run the programs of `PROGRAMS`; the plan says which, how
-they hand over (its rings) and where things lie (its maps); the walk says which tiles and key blocks they go through.
+computed, the tensor core works for the other. A pair of CTAs shares keys and values. Sixteen warps run the programs of
+`PROGRAMS`; the plan says which, how they hand over (its rings) and where things lie (its maps); the walk says which
+tiles and key blocks they go through.
 """
 
 import dataclasses
@@ -23,8 +24,8 @@ from jax_fa4.kernels.sm100.epilogue import store
 from jax_fa4.kernels.sm100.load import load
 from jax_fa4.kernels.sm100.mma import multiply
 from jax_fa4.kernels.sm100.owners import watch
-from jax_fa4.kernels.sm100.plan import QUERY_TILES, REGISTERS, TILE, TMEM_COLUMNS, ForwardPlan
-from jax_fa4.kernels.sm100.rings import initialise
+from jax_fa4.kernels.sm100.plan import CTA_ROWS, REGISTERS, TILE, TMEM_COLUMNS, ForwardPlan
+from jax_fa4.kernels.sm100.rings import group_of, initialise, rank
 from jax_fa4.kernels.sm100.softmax import softmax
 from jax_fa4.kernels.tile_loop import Band, Each, Problem, Walk
 from jax_fa4.kernels.variants import plain_parameters
@@ -49,7 +50,7 @@ def forward(
 ):  # fmt: skip
     """The entry; variants.py says what each parameter means: `others` are those behind the tensor maps."""
     given = Given(plan, others)
-    walk = Walk(given.problem(), 0, 1, QUERY_TILES * TILE, TILE, given["section"], given["group"])
+    walk = Walk(given.problem(), 0, 1, plan.ctas * CTA_ROWS, TILE, given["section"], given["group"])
     optional = given.optional() if plan.is_general else None
     arrays = Arrays(
         query.get_ptr(), key.get_ptr(), value.get_ptr(), output.get_ptr(), given["log_sum_exp"], optional
@@ -102,18 +103,29 @@ def run(plan: cutlass.Constexpr, walk: cutlass.Constexpr, arrays: cutlass.Conste
     rings = rings_of(plan, shared)
     if warp == plan.role("load").first_warp and ptx.elect_sync():
         initialise(rings)
+    if cutlass.const_expr(plan.is_pair):
+        meet(plan)  # a pair allocates together, and signals barriers of the other
     if warp == plan.role("mma").first_warp:
-        ptx.tcgen05_alloc(shared.tmem_address, TMEM_COLUMNS)
-        ptx.tcgen05_relinquish_alloc_permit()
+        ptx.tcgen05_alloc(shared.tmem_address, TMEM_COLUMNS, group=group_of(plan.is_pair))
+        ptx.tcgen05_relinquish_alloc_permit(group=group_of(plan.is_pair))
     ptx.barrier_cta_sync_aligned(0)
     cta = Cta(plan, shared, rings, arrays, walk, scores, shared.tmem_address.load())
 
     for group in plan.register_groups:
         run_group(cta, group, warp)
 
-    ptx.barrier_cta_sync_aligned(0)
+    meet(plan)
     if warp == plan.role("mma").first_warp:
-        ptx.tcgen05_dealloc(ptx.make_tmem_ptr(cta.tmem, Int32), TMEM_COLUMNS)
+        ptx.tcgen05_dealloc(ptx.make_tmem_ptr(cta.tmem, Int32), TMEM_COLUMNS, group=group_of(plan.is_pair))
+
+
+def meet(plan: ForwardPlan) -> None:
+    """All threads of the CTA, or of both of a pair, wait for each other."""
+    if plan.is_pair:
+        ptx.barrier_cluster_arrive_aligned()
+        ptx.barrier_cluster_wait_aligned()
+    else:
+        ptx.barrier_cta_sync_aligned(0)
 
 
 @cute.jit
@@ -129,14 +141,15 @@ def run_group(cta: cutlass.Constexpr, group: cutlass.Constexpr, warp):
 def run_role(cta: cutlass.Constexpr, role: cutlass.Constexpr, warp):
     """Runs the role's program in its warps."""
     if warp >= role.first_warp and warp < role.first_warp + role.warps:
-        PROGRAMS[role.name](dataclasses.replace(cta, walk=own_walk(cta.walk)))
+        PROGRAMS[role.name](dataclasses.replace(cta, walk=own_walk(cta.plan, cta.walk)))
 
 
-def own_walk(walk: Walk) -> Walk:
+def own_walk(plan: ForwardPlan, walk: Walk) -> Walk:
     """Returns the walk over this CTA's tiles. Asked for in each role: a value for all of them would be spilled."""
-    first, _, _ = cute.arch.block_idx()
-    stride, _, _ = cute.arch.grid_dim()
-    return dataclasses.replace(walk, first=first, stride=stride)
+    block, _, _ = cute.arch.block_idx()
+    blocks, _, _ = cute.arch.grid_dim()
+    own = rank(plan.is_pair) * CTA_ROWS
+    return dataclasses.replace(walk, first=block // plan.ctas, stride=blocks // plan.ctas, own=own)
 
 
 def set_registers(plan: ForwardPlan, registers: int) -> None:

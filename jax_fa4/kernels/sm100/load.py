@@ -8,16 +8,19 @@ import cutlass.cute as cute
 from cutlass import Int32
 from cutlass.experimental import primitives as ptx
 
-from jax_fa4.kernels.sm100.cta import Arrays, Cta
+from jax_fa4.kernels.sm100.cta import Arrays, Cta, Tiles
 from jax_fa4.kernels.sm100.plan import PANEL_BYTES, QUERY_TILES, TILE
-from jax_fa4.kernels.sm100.rings import OpenRing, arrive_once
+from jax_fa4.kernels.sm100.rings import OpenRing, group_of, rank
+from jax_fa4.kernels.tile_loop import Int
 
 
 @cute.jit
 def load(cta: cutlass.Constexpr):
     """Order of issue: the first keys, both query tiles, the first values; then keys and values of each block."""
     walk = cta.walk
-    keys, values = copies_of(cta.keys), copies_of(cta.values)
+    own = rank(cta.plan.is_pair)
+    keys = copies_of(cta.keys, row=own * cta.plan.key_rows)
+    values = copies_of(cta.values, column=own * cta.plan.value_columns)
     if ptx.elect_sync():
         prefetch_maps(cta.arrays)
     block, tile_number, visit = Int32(0), Int32(0), Int32(0)
@@ -40,6 +43,19 @@ def load(cta: cutlass.Constexpr):
             load_tile(cta, keys, cta.keys.stream.use(block + step), key)
             load_tile(cta, values, cta.values.stream.use(block + step), key)
         block += loop.count
+    if cutlass.const_expr(cta.plan.is_pair):
+        drain(cta, block, tile_number)
+
+
+def drain(cta: Cta, blocks: Any, tiles: Any) -> None:
+    """Waits until all slots have been handed back: the leader must not signal barriers of a CTA that has exited."""
+    next_uses = [(cta.rings.q.of(i), tiles) for i in range(QUERY_TILES)]
+    next_uses.append((cta.keys.ring, cta.keys.stream.use(blocks)))
+    if cta.values.ring is not cta.keys.ring:
+        next_uses.append((cta.values.ring, cta.values.stream.use(blocks)))
+    for ring, use in next_uses:
+        for later in range(ring.row.slots):
+            ring.wait_empty(use + later)
 
 
 def prefetch_maps(arrays: Arrays) -> None:
@@ -55,34 +71,41 @@ def await_room(cta: cutlass.Constexpr, visit):
         for i in cutlass.range_constexpr(QUERY_TILES):
             room = cta.rings.room.of(i)
             room.wait_full(visit - 1)
-            arrive_once(room.empty_barrier(visit - 1))
+            room.arrive_empty(visit - 1)
 
 
 @dataclass(frozen=True)
 class Copies:
-    """What is loaded tile by tile: the ring of its slots, its tensor map, its slots in shared memory."""
+    """What is loaded tile by tile: the ring of its slots, its tensor map, its slots in shared memory, their panels.
+
+    row, column: where in a tile the part that this CTA loads begins.
+    """
 
     ring: OpenRing
     source: Any
     slots: Any
-    tile_bytes: int
-    slot_bytes: int
+    panels: int
+    panel_bytes: int
+    row: Int = 0
+    column: Int = 0
 
 
-def copies_of(tiles: Any) -> Copies:
+def copies_of(tiles: Tiles, row: Int = 0, column: Int = 0) -> Copies:
     """Returns the copies of K or V."""
-    return Copies(tiles.ring, tiles.source, tiles.slots, tiles.stream.tile_bytes, tiles.stream.slot_bytes)
+    stream = tiles.stream
+    return Copies(tiles.ring, tiles.source, tiles.slots, stream.panels, stream.panel_bytes, row, column)
 
 
 def copies_of_queries(cta: Cta, i: int) -> Copies:
     """Returns the copies of query tile i."""
     size = cta.plan.query_bytes
-    return Copies(cta.rings.q.of(i), cta.arrays.q, cta.shared.q.subview(i * size // 4), size, size)
+    ring, slot = cta.rings.q.of(i), cta.shared.q.subview(i * size // 4)
+    return Copies(ring, cta.arrays.q, slot, size // PANEL_BYTES, PANEL_BYTES)
 
 
 @cute.jit
 def load_tile(cta: cutlass.Constexpr, copies: cutlass.Constexpr, use, position: cutlass.Constexpr):
-    """Loads 128 rows when their slot is free; rows beyond the end of the array come as zeros."""
+    """Loads this CTA's part of 128 rows when its slot is free; rows beyond the end of the array come as zeros."""
     copies.ring.wait_empty(use)
     if ptx.elect_sync():
         fill(cta, copies, use, position)
@@ -91,8 +114,13 @@ def load_tile(cta: cutlass.Constexpr, copies: cutlass.Constexpr, use, position: 
 def fill(cta: Cta, copies: Copies, use: Any, position: list[Any]) -> None:
     """Starts the copies, one for each panel, that complete the slot."""
     full = copies.ring.full_barrier(use)
-    ptx.mbarrier_arrive_expect_tx(full, copies.tile_bytes)
-    for panel in range(copies.tile_bytes // PANEL_BYTES):
-        to = copies.slots.subview((copies.ring.slot(use) * copies.slot_bytes + panel * PANEL_BYTES) // 4)
-        at = [panel * cta.plan.panel, *position]
-        ptx.cp_async_bulk_tensor_shared_cta_global(to, copies.source, at, full)
+    size = copies.panels * copies.panel_bytes
+    copies.ring.expect(use, size)
+    outer, row, *others = position
+    for panel in range(copies.panels):
+        to = copies.slots.subview((copies.ring.slot(use) * size + panel * copies.panel_bytes) // 4)
+        at = [copies.column + panel * cta.plan.panel, outer, copies.row + row, *others]
+        if cta.plan.is_pair:  # the leader's barrier counts the bytes of both
+            ptx.cp_async_bulk_tensor_shared_cluster_global(to, copies.source, at, full, [], group=group_of(True))
+        else:
+            ptx.cp_async_bulk_tensor_shared_cta_global(to, copies.source, at, full)

@@ -1,4 +1,4 @@
-"""The MMA role: one thread issues every tensor-core instruction of the CTA, in an order that overlaps two query tiles.
+"""The MMA role: one thread issues every tensor-core instruction of a CTA or pair, so that two query tiles overlap.
 
 While softmax works on the scores of one query tile, the tensor core multiplies P and V, then Q and K, of the other.
 """
@@ -13,6 +13,7 @@ from cutlass.experimental import primitives as ptx
 
 from jax_fa4.kernels.sm100.cta import DTYPES, Cta
 from jax_fa4.kernels.sm100.plan import ATOM_ROWS, P_PARTS, PANEL_BYTES, QUERY_TILES, SWIZZLE_ROW, TILE
+from jax_fa4.kernels.sm100.rings import group_of, leads
 
 MMA_K = 16  # elements of the summed extent that one instruction takes
 FIRST, SECOND = 0, 1
@@ -20,6 +21,13 @@ FIRST, SECOND = 0, 1
 
 @cute.jit
 def multiply(cta: cutlass.Constexpr):
+    """The leader of a pair issues for both CTAs."""
+    if leads(cta.plan.is_pair):
+        issue(cta)
+
+
+@cute.jit
+def issue(cta: cutlass.Constexpr):
     """S0 = Q0 K, S1 = Q1 K; then for each further block O_i += P_i V and S_i = Q_i K of the next; then the last P V."""
     rings, walk = cta.rings, cta.walk
     products = Products(cta)
@@ -43,22 +51,15 @@ def multiply(cta: cutlass.Constexpr):
                 products.scores(SECOND, following)
                 products.release_keys(following)
             for i in cutlass.range_constexpr(QUERY_TILES):
-                commit(rings.q.of(i).empty_barrier(tile_number))
+                rings.q.of(i).commit_empty(tile_number)
             last = block + loop.count - 1
             products.await_values(last)
             for i in cutlass.range_constexpr(QUERY_TILES):
                 products.values(i, last, loop.count > 1)
-                commit(rings.o.of(i).full_barrier(tile_number))
+                rings.o.of(i).commit_full(tile_number)
             products.release_values(last)
             block += loop.count
             tile_number += 1
-
-
-@cute.jit
-def commit(barrier):
-    """Arrives at the barrier once the instructions issued so far are done."""
-    if ptx.elect_sync():
-        ptx.tcgen05_commit(barrier)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Products:
 
     def release_keys(self, block: Any) -> None:
         """Hands them back once the products issued so far are done."""
-        commit(self.cta.keys.ring.empty_barrier(self.cta.keys.stream.use(block)))
+        self.cta.keys.ring.commit_empty(self.cta.keys.stream.use(block))
 
     def await_values(self, block: Any) -> None:
         """Waits for the values of a block, without padding where there may be some."""
@@ -83,14 +84,14 @@ class Products:
 
     def release_values(self, block: Any) -> None:
         """Hands them back once the products issued so far are done."""
-        commit(self.cta.values.ring.empty_barrier(self.cta.values.stream.use(block)))
+        self.cta.values.ring.commit_empty(self.cta.values.stream.use(block))
 
     def scores(self, i: int, block: Any) -> None:
         """S_i = Q_i K^T: both lie in shared memory with head_dim innermost."""
         keys = self.cta.keys
         d = ptx.make_tmem_ptr(self.cta.column("s", i), Int32)
         issue_scores(self, d, i * self.cta.plan.query_bytes, keys.offset(keys.stream.use(block)))
-        commit(self.cta.rings.s.of(i).full_barrier(0))
+        self.cta.rings.s.of(i).commit_full(0)
 
     def values(self, i: int, block: Any, accumulate: Any) -> None:
         """O_i += P_i V: P lies in tensor memory, V in shared memory with the summed extent, keys, outermost."""
@@ -111,12 +112,14 @@ def issue_scores(products: cutlass.Constexpr, d, q: cutlass.Constexpr, k):
     """All of head_dim, 16 columns an instruction, which are 32 bytes inside a row of a panel."""
     plan, shared = products.cta.plan, products.cta.shared
     instruction = instruction_descriptor(plan, TILE, False)
+    k_panel, group = products.cta.keys.stream.panel_bytes, group_of(plan.is_pair)
     q_first, k_first = descriptor(shared.q, 16), descriptor(shared.k, 16)
     if ptx.elect_sync():
         for column in cutlass.range_constexpr(0, plan.head_dim, MMA_K):
-            step = column // plan.panel * PANEL_BYTES + column % plan.panel * 2
-            a, b = q_first.advance_start_address(q + step), k_first.advance_start_address(k + step)
-            ptx.tcgen05_mma("f16", "cta_1", d, a, b, instruction, Boolean(column > 0))
+            panel, within = column // plan.panel, column % plan.panel * 2
+            a = q_first.advance_start_address(q + panel * PANEL_BYTES + within)
+            b = k_first.advance_start_address(k + panel * k_panel + within)
+            ptx.tcgen05_mma("f16", group, d, a, b, instruction, Boolean(column > 0))
 
 
 @cute.jit
@@ -125,12 +128,12 @@ def issue_values(products: cutlass.Constexpr, i: cutlass.Constexpr, v, accumulat
     plan = products.cta.plan
     d = ptx.make_tmem_ptr(products.cta.column("o", i), Int32)
     instruction = instruction_descriptor(plan, plan.value_head_dim, True)
-    v_first = descriptor(products.cta.shared.v, PANEL_BYTES)
+    v_first, group = descriptor(products.cta.shared.v, PANEL_BYTES), group_of(plan.is_pair)
     if ptx.elect_sync():
         for key in keys:
             p = ptx.make_tmem_ptr(products.cta.column("p", i) + key // 2, Int32)
             b = v_first.advance_start_address(v + key * SWIZZLE_ROW)
-            ptx.tcgen05_mma("f16", "cta_1", d, p, b, instruction, accumulate if key == 0 else Boolean(True))
+            ptx.tcgen05_mma("f16", group, d, p, b, instruction, accumulate if key == 0 else Boolean(True))
 
 
 def descriptor(address: Any, leading: int) -> Any:
@@ -144,8 +147,9 @@ def descriptor(address: Any, leading: int) -> Any:
 
 
 def instruction_descriptor(plan: Any, n: int, rows_of_b_summed: bool) -> Any:
-    """128 x n in float32."""
+    """128 rows of each CTA x n in float32."""
     dtype = DTYPES[plan.dtype]
     return ptx.Tcgen05InstrDesc.build(
-        c_dtype=Float32, a_dtype=dtype, b_dtype=dtype, n_dim=n, m_dim=TILE, a_major=0, b_major=int(rows_of_b_summed)
-    )
+        c_dtype=Float32, a_dtype=dtype, b_dtype=dtype, n_dim=n, m_dim=TILE * plan.ctas,
+        a_major=0, b_major=int(rows_of_b_summed),
+    )  # fmt: skip

@@ -14,7 +14,7 @@ from cutlass.experimental import primitives as ptx
 from jax_fa4.kernels.mask import MIXED
 from jax_fa4.kernels.sm100.cta import Cta
 from jax_fa4.kernels.sm100.plan import PANEL_BYTES, SWIZZLE_ROW, TILE, WARP
-from jax_fa4.kernels.sm100.rings import FULL_WARP, arrive_once
+from jax_fa4.kernels.sm100.rings import FULL_WARP
 from jax_fa4.kernels.tile_loop import Problem, choose
 
 KEYS = TILE // WARP  # of each lane: every 32nd
@@ -57,7 +57,7 @@ def tell(cta: Cta, keys: Keys, block: Any) -> list[Any]:
         cta.shared.owners[column] = owners[-1]
     cta.shared.owners[TILE] = common_owner(owners)
     ptx.bar_warp_sync(FULL_WARP)
-    arrive_once(ring.full_barrier(block))
+    ring.arrive_full(block)
     return owners
 
 
@@ -79,7 +79,7 @@ def clean(cta: Cta, block: Any, owners: list[Any]) -> None:
         clear_unless(owner >= 0, cta, values.offset(use), cute.arch.lane_idx() + j * WARP)
     ptx.fence_proxy("async_shared", space="cta")
     ptx.bar_warp_sync(FULL_WARP)
-    arrive_once(cta.rings.clean.full_barrier(block))
+    cta.rings.clean.arrive_full(block)
 
 
 @cute.jit
@@ -92,7 +92,7 @@ def clear_unless(owned, cta: cutlass.Constexpr, tile, row):
 def clear_row(cta: Cta, tile: Any, row: Any) -> None:
     """Zeroes one row: 128 bytes of each panel, which a swizzle permutes only among themselves."""
     zeros = Vector.from_elements((Int32(0),) * COPY_WORDS, Int32)
-    for panel in range(cta.values.stream.tile_bytes // PANEL_BYTES):
+    for panel in range(cta.values.stream.panels):
         first = (tile + panel * PANEL_BYTES + row * SWIZZLE_ROW) // 4
         for word in range(0, SWIZZLE_ROW // 4, COPY_WORDS):
             cta.shared.v[first + word : COPY_WORDS, cutlass.align(4 * COPY_WORDS)] = zeros

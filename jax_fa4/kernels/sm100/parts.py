@@ -22,6 +22,7 @@ class Ring:
     copies: one ring for each query tile, or one for both.
     full: arrivals that make a slot full.
     empty: arrivals that hand it back, or 0 where another ring's order already says that it is free (see `about`).
+    pair: passes between a role of both CTAs of a pair and the leader's MMA role.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Ring:
     full: int
     empty: int
     about: str
+    pair: bool = False
 
     @property
     def barriers(self) -> int:
@@ -57,7 +59,7 @@ class Region:
 class Stream:
     """The tiles of keys, or of values, block after block: uses of a ring that both may share.
 
-    region: where the ring's slots lie; tile_bytes: of a tile, and slot_bytes of a slot, which may be larger.
+    region: where the ring's slots lie. panels, panel_bytes: of what a CTA has of a tile.
     Block n is use `per_block * n + first`.
     """
 
@@ -65,8 +67,13 @@ class Stream:
     region: str
     per_block: int
     first: int
-    tile_bytes: int
-    slot_bytes: int
+    panels: int
+    panel_bytes: int
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes of what a CTA has of a tile: those of a slot."""
+        return self.panels * self.panel_bytes
 
     def use(self, block: Int) -> Int:
         """Returns the ring's use that holds this block."""

@@ -4,7 +4,7 @@ The kernel allocates from these tables and the manifest is written from them; te
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jax_fa4.kernels.sm100.parts import Region, Ring, Role, Stream, overlapping
@@ -12,6 +12,7 @@ from jax_fa4.kernels.tile_loop import Int
 
 TILE = 128  # rows of a query tile, and keys of a block: the largest M of one CTA's tensor core, and one TMEM lane a row
 QUERY_TILES = 2  # a CTA works on one while the tensor core works on the other
+CTA_ROWS = QUERY_TILES * TILE
 SHARED_CAPACITY = 232448  # bytes that a CTA may have, 227 KB
 TMEM_COLUMNS = 512
 REGISTERS = 65536  # of a multiprocessor
@@ -35,6 +36,7 @@ class ForwardPlan:
 
     kind: "dense", rows see all keys; "banded", a band of them (causal, windows); "general", all features.
     output: dtype of the output where it is not that of the inputs.
+    ctas: 2 for a pair, whose query tiles are multiplied with the same keys and values; each CTA loads half of these.
     rescale_threshold: a row's maximum may be exceeded by so many powers of two before the accumulator is rescaled.
     head_parts: parts of P, of `P_PARTS`, that the tensor core starts with.
     polynomial: of every 16 columns the last so many take exp2 on the FMA units instead of the special function unit, by
@@ -46,6 +48,7 @@ class ForwardPlan:
     value_head_dim: int = 128
     kind: str = "dense"
     output: str = ""
+    ctas: int = 1
     rescale_threshold: float = 8.0
     head_parts: int = 3
     polynomial: int = 2
@@ -56,8 +59,7 @@ class ForwardPlan:
 
     def __post_init__(self) -> None:
         """Refuses what cannot be built, in words."""
-        problems = self.problems()
-        if problems:
+        if problems := self.problems():
             raise ValueError("; ".join(problems))
 
     @property
@@ -65,12 +67,18 @@ class ForwardPlan:
         """The variant's name, which its entry begins with."""
         heads = f"d{self.head_dim}" + (f"v{self.value_head_dim}" if self.value_head_dim != self.head_dim else "")
         output = f"_{self.output}" if self.output else ""
-        return f"jax_fa4_forward_sm100_{self.dtype}_{heads}_{self.kind}{output}"
+        pair = "_2cta" if self.is_pair else ""
+        return f"jax_fa4_forward_sm100_{self.dtype}_{heads}_{self.kind}{output}{pair}"
 
     @property
     def is_general(self) -> bool:
         """Whether the variant has all features."""
         return self.kind == "general"
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether two CTAs share keys and values."""
+        return self.ctas == 2
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -143,28 +151,40 @@ class ForwardPlan:
         return self.head_dim > TILE
 
     @property
+    def key_rows(self) -> int:
+        """Keys of a block whose K a CTA has: operand B of a pair lies in halves of the columns of the product."""
+        return TILE // self.ctas
+
+    @property
+    def value_columns(self) -> int:
+        """Columns of V that a CTA has; likewise."""
+        return self.value_head_dim // self.ctas
+
+    @property
     def keys(self) -> Stream:
         """The tiles of K."""
-        size = self.panels(self.head_dim) * PANEL_BYTES
-        if self.head_dim == self.value_head_dim:
-            return Stream("kv", "kv", 2, 0, size, size)
-        return Stream("k", "k", 1, 0, size, size)
+        return self.stream("k", 0, self.panels(self.head_dim), self.key_rows * SWIZZLE_ROW)
 
     @property
     def values(self) -> Stream:
-        """The tiles of V; of the same size they share a ring with K."""
-        size = self.panels(self.value_head_dim) * PANEL_BYTES
+        """The tiles of V."""
+        return self.stream("v", 1, self.panels(self.value_columns), PANEL_BYTES)
+
+    def stream(self, name: str, order: int, panels: int, panel_bytes: int) -> Stream:
+        """Returns the tiles of K or V; of the same size they share a ring."""
         if self.head_dim == self.value_head_dim:
-            return Stream("kv", "kv", 2, 1, size, size)
-        return Stream("v", "v", 1, 0, size, size)
+            return Stream("kv", "kv", 2, order, panels, panel_bytes)
+        return Stream(name, name, 1, 0, panels, panel_bytes)
 
     @property
     def tile_slots(self) -> dict[str, int]:
-        """Slots of the rings of K and V: as many as fit, but no more than are of use."""
-        if self.head_dim != self.value_head_dim:
-            return {"k": 2, "v": 1}
-        fixed = QUERY_TILES * (self.query_bytes + self.output_tile_bytes) + SMALL_BYTES
-        return {"kv": min((SHARED_CAPACITY - fixed) // self.keys.slot_bytes, 6)}
+        """Slots of the rings of K and V: as many as fit, but no more than are of use. K is loaded first."""
+        outputs = 0 if self.output_over_query else self.output_tile_bytes
+        room = SHARED_CAPACITY - SMALL_BYTES - QUERY_TILES * (self.query_bytes + outputs)
+        k, v = self.keys.tile_bytes, self.values.tile_bytes
+        if self.head_dim == self.value_head_dim:
+            return {"kv": min(room // k, 6)}
+        return {"k": (room + v) // (k + v), "v": room // (k + v)}
 
     @property
     def rings(self) -> tuple[Ring, ...]:
@@ -175,9 +195,9 @@ class ForwardPlan:
             *(Ring(name, "load", "mma", 1, slots, 1, 1, "keys and values of a block in turn")
               for name, slots in self.tile_slots.items()),
             Ring("s", "mma", "softmax", each, 1, 1, 0, "scores; overwritten only after P over them was used"),
-            Ring("p", "softmax+correction", "mma", each, 1, 2 * warpgroup, 0,
+            Ring("p", "softmax+correction", "mma", each, 1, 2 * warpgroup * self.ctas, 0,
                  "the head of P is stored and the accumulator rescaled; the next needs the scores in between"),
-            Ring("p_tail", "softmax", "mma", each, 1, warpgroup, 0, "the rest of P; as p"),
+            Ring("p_tail", "softmax", "mma", each, 1, warpgroup * self.ctas, 0, "the rest of P; as p"),
             Ring("factor", "softmax", "correction", each, 1, warpgroup, 0,
                  "what a block multiplies a row by; the next follows scores that correction let happen"),
             Ring("inverse", "softmax", "correction", each, 1, warpgroup, warpgroup,
@@ -194,19 +214,18 @@ class ForwardPlan:
                 Ring("clean", "owners", "mma", 1, self.tile_slots[values.ring], 1, 0,
                      "values without padding; as many ahead as the ring of values has slots"),
             ]  # fmt: skip
-        return tuple(rings)
+        return tuple(replace(ring, pair=self.is_pair and "mma" in (ring.producer, ring.consumer)) for ring in rings)
 
     @property
     def shared(self) -> tuple[Region, ...]:
         """Shared memory; an output tile without room of its own lies over the query tile."""
         sizes = {"q": QUERY_TILES * self.query_bytes}
         for stream in (self.keys, self.values):
-            sizes[stream.region] = self.tile_slots[stream.ring] * stream.slot_bytes
+            sizes[stream.region] = self.tile_slots[stream.ring] * stream.tile_bytes
         if not self.output_over_query:
             sizes["out"] = QUERY_TILES * self.output_tile_bytes
         sizes |= {"factors": QUERY_TILES * TILE * 4, "inverses": QUERY_TILES * TILE * 4}
-        if self.is_general:
-            sizes["owners"] = OWNER_WORDS * 4
+        sizes |= {"owners": OWNER_WORDS * 4} if self.is_general else {}
         sizes |= {"barriers": sum(ring.barriers for ring in self.rings) * 8, "tmem_address": 4}
         regions, offset = [], 0
         for name, size in sizes.items():
@@ -238,8 +257,9 @@ class ForwardPlan:
         return {
             "dtype": self.dtype, "output": self.output or self.dtype, "kind": self.kind,
             "head_dim": self.head_dim, "value_head_dim": self.value_head_dim,
-            "threads": self.threads, "shared_bytes": self.shared_bytes, "cluster": [1, 1, 1],
-            "tile_rows": QUERY_TILES * TILE, "minimum_rows": 0,
+            "threads": self.threads, "shared_bytes": self.shared_bytes, "cluster": [self.ctas, 1, 1],
+            # Where one CTA can do all rows of a head, a pair would be idle by half.
+            "tile_rows": CTA_ROWS, "minimum_rows": CTA_ROWS * (self.ctas - 1),
             # Tiles of a band take unequal times: the hardware hands them out one by one, the longest first.
             "persistent": self.kind == "dense", "dependent": False,
             "registers": {role.name: role.registers for role in self.roles},
@@ -255,6 +275,8 @@ class ForwardPlan:
             return [f"kind {self.kind!r}: one of {', '.join(KINDS)}"]
         if (self.head_dim, self.value_head_dim) not in HEAD_DIMS:
             return [f"head_dim {self.head_dim} with values of {self.value_head_dim}: one of {HEAD_DIMS}"]
+        if self.ctas != 1 and (self.ctas, self.kind, self.value_head_dim % (2 * self.panel)) != (2, "dense", 0):
+            return [f"{self.ctas} CTAs for {self.name}: 1, or 2 in dense variants, with whole panels of V in each"]
         found = []
         if self.shared_bytes > SHARED_CAPACITY:
             found.append(f"shared memory: {self.shared_bytes} bytes of {SHARED_CAPACITY}")

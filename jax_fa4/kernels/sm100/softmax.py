@@ -14,7 +14,7 @@ from jax_fa4.kernels.row_softmax import Finished, add_weights, total_of
 from jax_fa4.kernels.sm100 import tmem
 from jax_fa4.kernels.sm100.cta import Cta, row_of_thread, warp_index
 from jax_fa4.kernels.sm100.plan import P_PARTS, TILE
-from jax_fa4.kernels.sm100.rings import FULL_WARP, OpenRing, arrive_once
+from jax_fa4.kernels.sm100.rings import FULL_WARP, OpenRing
 from jax_fa4.kernels.tile_loop import Problem, Tile
 
 VECTOR = 4  # owners that one load takes
@@ -106,7 +106,7 @@ class SoftmaxRows:
         columns = visible(row.problem, row.index, first_key)
         scores = mask_general(row.logits.of(scores, first_key), columns, owners, row.owner)
         ptx.bar_warp_sync(FULL_WARP)
-        arrive_once(ring.empty_barrier(block))
+        ring.arrive_empty(block)
         return scores
 
     def owners(self) -> list[Any]:
@@ -140,14 +140,14 @@ class SoftmaxRows:
             if number + 1 == plan.head_parts or number + 1 == P_PARTS:
                 ring = self.cta.rings.p if number + 1 == plan.head_parts else self.cta.rings.p_tail
                 tmem.finish_stores()
-                arrive_once(ring.of(self.i).full_barrier(0))
+                ring.of(self.i).arrive_full(0)
         return total_of(add_weights(sums, before))
 
     def send(self, target: Any, ring: OpenRing, factor: Any) -> None:
         """Tells the correction role what to multiply this row's accumulator by."""
         target[self.i * TILE + row_of_thread()] = factor
         ptx.bar_warp_sync(FULL_WARP)
-        arrive_once(ring.of(self.i).full_barrier(0))
+        ring.of(self.i).arrive_full(0)
 
 
 def store_log_sum_exp(cta: Cta, tile: Tile, row: Row, value: Any) -> None:
