@@ -61,8 +61,7 @@ Step Warp::wait(Waiting::On on, const u64& watched, u32 object, u32 detail) {
 
 bool Warp::ready() const { return std::ranges::any_of(fragments_, [](const Fragment& f) { return sim::ready(f); }); }
 
-// Of the fragments that can go on, the one of lowest pc: it is the one that the others will meet soonest.
-bool Warp::select() {
+void Warp::meet() {
   for (std::size_t i = 0; i < fragments_.size(); ++i)
     for (std::size_t j = fragments_.size() - 1; j > i; --j) {
       Fragment &a = fragments_[i], &b = fragments_[j];
@@ -72,6 +71,11 @@ bool Warp::select() {
       fragments_.erase(fragments_.begin() + static_cast<std::ptrdiff_t>(j));
       ++shape_version_;
     }
+}
+
+// Of the fragments that can go on, the one of lowest pc: it is the one that the others will meet soonest.
+bool Warp::select() {
+  meet();
   const Fragment* best = nullptr;
   for (const Fragment& fragment : fragments_)
     if (sim::ready(fragment) && (!best || fragment.pc < best->pc)) best = &fragment;
@@ -171,6 +175,7 @@ u64 Warp::run(u64 budget) {
       case Step::kExit: leave(active); break;
     }
   }
+  meet();  // what came last to where the others wait must not be taken for one more that waits
   executed += done;
   return done;
 }

@@ -137,7 +137,8 @@ class Warp {
   struct Free {
     void operator()(u8* p) const { std::free(p); }
   };
-  bool select();                     // merges fragments that met; false: none can go on
+  void meet();                       // merges fragments that stand at the same place
+  bool select();                     // false: no fragment can go on
   void jump(const Inst& inst);
   void leave(Mask lanes);
   void settle(const Inst& inst);     // results of asynchronous instructions are touched

@@ -130,6 +130,27 @@ end:"""
         assert flag[0] == 1
 
 
+def test_lanes_meet_wherever_a_time_slice_ends(simulate: Callable[..., Any]) -> None:
+    """The others wait where a lane comes back to, and its slice may end with the very instruction that takes it there."""
+    body = """
+mov.b32 %r0, 0;
+again:
+elect.sync %r1|%p0, -1;
+@%p0 bra far;
+back:
+add.u32 %r0, %r0, 1;
+setp.lt.u32 %p1, %r0, 60;
+@%p1 bra again;
+bra.uni end;
+far:
+add.u32 %r2, %r2, 1;
+add.u32 %r2, %r2, 1;
+bra back;
+end:"""
+    for seed in range(40):
+        assert not simulate(kernel(body, threads=128), schedule="random", seed=seed).reports
+
+
 SPECIAL = ["tid", "ntid", "ctaid", "nctaid", "clusterid", "nclusterid", "cluster_ctaid", "cluster_nctaid"]
 NAMES = [f"%{name}.{axis}" for name in SPECIAL for axis in "xyz"]
 NAMES += ["%laneid", "%warpid", "%nwarpid", "%cluster_ctarank", "%cluster_nctarank"]

@@ -27,17 +27,18 @@ def load(cta: cutlass.Constexpr):
     for index in cutlass.range(walk.first, walk.count, walk.stride, unroll=1):
         tile = walk.tile(index)
         loop = walk.loop(tile)
-        if cutlass.const_expr(cta.plan.output_over_query):
-            await_room(cta, visit)
-            visit += 1
         if loop.count > 0:
             key = [walk.key_head(tile), loop.key_block(0) * TILE, tile.batch]
             load_tile(cta, keys, cta.keys.stream.use(block), key)
             for i in cutlass.range_constexpr(QUERY_TILES):
-                queries = copies_of_queries(cta, i)
-                load_tile(cta, queries, tile_number, [0, *walk.position(tile, i * TILE)])
+                await_room(cta, i, visit)
+                load_tile(cta, copies_of_queries(cta, i), tile_number, [0, *walk.position(tile, i * TILE)])
             load_tile(cta, values, cta.values.stream.use(block), key)
             tile_number += 1
+        else:
+            for i in cutlass.range_constexpr(QUERY_TILES):
+                await_room(cta, i, visit)
+        visit += 1
         for step in cutlass.range(1, loop.count, unroll=1):
             key = [walk.key_head(tile), loop.key_block(step) * TILE, tile.batch]
             load_tile(cta, keys, cta.keys.stream.use(block + step), key)
@@ -64,14 +65,18 @@ def prefetch_maps(arrays: Arrays) -> None:
         ptx.prefetch_tensormap(tensor_map)
 
 
+def await_room(cta: Cta, i: int, visit: Any) -> None:
+    """Waits until the output of the tile before has left the place of query tile i, where it has none of its own."""
+    if cta.plan.output_over_query:
+        take_room(cta.rings.room.of(i), visit)
+
+
 @cute.jit
-def await_room(cta: cutlass.Constexpr, visit):
-    """Waits until the output of the tile before has left the place of the query tiles."""
+def take_room(room: cutlass.Constexpr, visit):
+    """The hand-over of a visit but the first."""
     if visit > 0:
-        for i in cutlass.range_constexpr(QUERY_TILES):
-            room = cta.rings.room.of(i)
-            room.wait_full(visit - 1)
-            room.arrive_empty(visit - 1)
+        room.wait_full(visit - 1)
+        room.arrive_empty(visit - 1)
 
 
 @dataclass(frozen=True)
