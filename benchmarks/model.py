@@ -27,7 +27,7 @@ ALIKE = 1.02
 
 UNITS = """\
 Clocks of one multiprocessor for a block of 128 queries x 128 keys, in steady state: nothing to rescale, every wait met,
-no mask (but in general variants, which mask every block). Two query tiles are in flight on it, and their blocks take
+no mask, no feature at work. Two query tiles are in flight on it, and their blocks take
 turns at every unit: a pair takes twice as long.
   tensor  8192 operations a clock: (head_dim + value head_dim) * 4
   MUFU    16 lanes a clock                    FMA    128 lanes a clock; packed operations are two, as are IMADs

@@ -18,10 +18,13 @@ class Tuning:
     head_dim: int
     polynomial: int
     registers: tuple[int, int, int] = (192, 80, 48)
+    ctas: int = 1
 
 
-# A general block is limited by integer and select instructions whatever the share is.
+# With heads of 192 one CTA's shared memory is as busy as its special function unit: a share would gain nothing.
+# A general block has no registers left for more polynomials.
 TUNING = (
+    Tuning("dense", 128, 4, ctas=2), Tuning("dense", 192, 4, ctas=2),
     Tuning("dense", 64, 4), Tuning("dense", 96, 4), Tuning("dense", 128, 4), Tuning("dense", 192, 0),
     Tuning("banded", 64, 4), Tuning("banded", 96, 4), Tuning("banded", 128, 4), Tuning("banded", 192, 0),
     *(Tuning("general", head_dim, 2, (192, 96, 32)) for head_dim in (64, 96, 128)),
@@ -29,9 +32,9 @@ TUNING = (
 )  # fmt: skip
 
 
-def tuning(kind: str, head_dim: int) -> Tuning:
+def tuning(kind: str, head_dim: int, ctas: int) -> Tuning:
     """Returns the numbers of a variant."""
-    return next(row for row in TUNING if (row.kind, row.head_dim) == (kind, head_dim))
+    return next(row for row in TUNING if (row.kind, row.head_dim, row.ctas) == (kind, head_dim, ctas))
 
 
 # Kind, dtype of the output, CTAs that share keys and values; pairs of them for the largest value heads alone, of which
@@ -89,7 +92,7 @@ def forward_plans() -> list[ForwardPlan]:
 
 def forward_plan(dtype: str, heads: tuple[int, int], kind: str, output: str, ctas: int) -> ForwardPlan:
     """Returns a variant with the numbers of its row of the tuning table."""
-    row = tuning(kind, heads[0])
+    row = tuning(kind, heads[0], ctas)
     softmax, correction, others = row.registers
     return ForwardPlan(
         dtype, *heads, kind, output, ctas, polynomial=row.polynomial, softmax_registers=softmax,

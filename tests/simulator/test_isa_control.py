@@ -131,7 +131,7 @@ end:"""
 
 
 def test_lanes_meet_wherever_a_time_slice_ends(simulate: Callable[..., Any]) -> None:
-    """The others wait where a lane comes back to, and its slice may end with the very instruction that takes it there."""
+    """The others wait where a lane comes back to, and a slice may end with the very instruction that takes it there."""
     body = """
 mov.b32 %r0, 0;
 again:
