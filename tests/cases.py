@@ -339,4 +339,15 @@ _ADVERSARIAL = (
     Case("bfloat16", bias="blocked", sinks=True, is_causal=True),
 )
 
-FORWARD_AND_BACKWARD = (*QUICK, *_FEATURES, *_SHAPES, *_COMBINATIONS, *_ADVERSARIAL)
+# Few queries and many keys, which kernels may deal to several tasks; some of these see no key.
+_DECODING = (
+    Case("bfloat16", batch=1, query_length=1, key_length=5000, query_heads=8, key_value_heads=1, head_dim=64),
+    Case(
+        batch=1, query_length=5, key_length=3001, is_causal=True, causal_alignment="bottom_right", sinks=True,
+        growing_logits=True,
+    ),
+    Case("float16", batch=1, query_length=4, key_length=2500, window=(100, 0), query_offset="scalar", alibi=True),
+    Case("float64", query_length=2, key_length=2100, lengths="key", segments="packed", nan_padding=True, sinks=True),
+)  # fmt: skip
+
+FORWARD_AND_BACKWARD = (*QUICK, *_FEATURES, *_SHAPES, *_COMBINATIONS, *_ADVERSARIAL, *_DECODING)

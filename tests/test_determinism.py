@@ -20,7 +20,7 @@ import jax_fa4
 
 THREADS = (1, 2, 3, 7)
 # The gradients of a single head are cut into stripes of queries, those of many heads are not; a bias that heads and
-# batch share is a sum over them; a window and lengths leave tasks with nothing to do.
+# batch share is a sum over them; a window and lengths leave tasks with nothing to do; many keys are dealt to several.
 CASES = (
     Case(batch=1, query_length=257, key_length=193, query_heads=1, key_value_heads=1, is_causal=True, sinks=True),
     Case("bfloat16", batch=1, query_length=130, query_heads=6, key_value_heads=1, alibi=True, bias="query"),
@@ -29,6 +29,7 @@ CASES = (
     Case(batch=3, bias="key", query_length=130, lengths="both", nan_padding=True),
     Case("bfloat16", batch=1, query_length=193, key_length=193, window=(20, 5), segments="packed", bias="full"),
     Case("float64", batch=1, query_length=130, is_causal=True, causal_alignment="bottom_right", sinks=True),
+    Case("bfloat16", batch=1, query_length=2, key_length=5000, query_heads=8, key_value_heads=1, sinks=True),
 )
 
 

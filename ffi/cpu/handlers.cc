@@ -55,9 +55,21 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs operands, ffi::Remai
   const ffi::ErrorOr<const Kernels*> chosen = kernels();
   if (!chosen.has_value()) return chosen.error();
   const Kernels& k = **chosen;
-  const Plan plan = forward_plan(*problem);
-  return run_phase(pool, plan.forward_tasks, k.forward_scratch(*problem),
-                   [&](int64_t task, void* scratch) { k.forward(*problem, plan, task, scratch); });
+  Plan plan = forward_plan(*problem);
+  Memory parts;
+  if (plan.merge_tasks) {
+    const size_t part_bytes = size_t(plan.forward_tasks) * k.part_bytes(*problem);
+    parts = allocate(part_bytes);
+    if (!parts) return no_memory(part_bytes);
+    plan.forward_parts = parts.get();
+  }
+  const size_t scratch_bytes = k.forward_scratch(*problem);
+  const ffi::Error error = run_phase(pool, plan.forward_tasks, scratch_bytes, [&](int64_t task, void* scratch) {
+    k.forward(*problem, plan, task, scratch);
+  });
+  if (error.failure()) return error;
+  return run_phase(pool, plan.merge_tasks, scratch_bytes,
+                   [&](int64_t task, void* scratch) { k.merge(*problem, plan, task, scratch); });
 }
 
 // Adds up what the tasks found for each query head, over the batch entries that share it, in the order of the tasks.

@@ -13,7 +13,10 @@ constexpr int64_t tile_keys = 64;
 // independent of their number.
 struct Plan {
   int64_t row_tiles = 0;      // tiles of packed rows (query, head of the group) per batch entry and key/value head
+  int64_t key_parts = 1;      // keys are dealt in so many runs to tasks of their own, where queries are few
+  int64_t keys_of_a_part = 0;
   int64_t forward_tasks = 0;
+  int64_t merge_tasks = 0;    // tiles of rows whose parts are put together
 
   int64_t stripes = 1;        // row tiles are dealt round-robin to so many tasks per batch entry and key/value head
   int64_t backward_tasks = 0;
@@ -21,6 +24,7 @@ struct Plan {
   int64_t bias_tasks = 0;
   int64_t bias_query_tiles = 0, bias_key_tiles = 0;
 
+  void* forward_parts = nullptr;       // [forward task]: output, maximum and sum of its rows
   void* key_value_partials = nullptr;  // [batch][head][stripe][key][padded head_dim, then padded value_head_dim]
   double* row_partials = nullptr;      // [batch][head][stripe][head of the group][sink, slope]
 };
@@ -31,8 +35,10 @@ struct Kernels {
   size_t (*forward_scratch)(const Problem&);
   size_t (*backward_scratch)(const Problem&, const Plan&);
   size_t (*bias_scratch)(const Problem&);
+  size_t (*part_bytes)(const Problem&);     // of what a forward task leaves where keys are in parts
   size_t (*partial_bytes)(const Problem&);  // of one stripe's key and value gradients
   void (*forward)(const Problem&, const Plan&, int64_t task, void* scratch);
+  void (*merge)(const Problem&, const Plan&, int64_t task, void* scratch);
   void (*backward)(const Problem&, const Plan&, int64_t task, void* scratch);
   void (*reduce)(const Problem&, const Plan&, int64_t task);
   void (*bias_gradient)(const Problem&, const Plan&, int64_t task, void* scratch);

@@ -11,12 +11,28 @@ int64_t tiles(int64_t length, int64_t tile) { return (length + tile - 1) / tile;
 // costs one more copy of the key and value gradients in float32, which bounds them.
 constexpr int64_t wanted_tasks = 16;
 
+// The forward pass of few queries, such as decoding, gets its tasks from parts of the keys, none of them short: a part
+// costs one more copy of a tile of the output.
+constexpr int64_t wanted_forward_tasks = 16;
+constexpr int64_t least_keys_of_a_part = 1024;
+
+// Parts are whole tiles of keys; the last may be shorter.
+void cut_keys(Plan& plan, int64_t tasks, int64_t keys) {
+  const int64_t most = std::max<int64_t>(1, keys / least_keys_of_a_part);
+  const int64_t wanted = std::clamp(wanted_forward_tasks / std::max<int64_t>(1, tasks), int64_t{1}, most);
+  plan.keys_of_a_part = std::max<int64_t>(1, tiles(tiles(keys, tile_keys), wanted)) * tile_keys;
+  plan.key_parts = std::max<int64_t>(1, tiles(keys, plan.keys_of_a_part));
+}
+
 }  // namespace
 
 Plan forward_plan(const Problem& p) {
   Plan plan;
   plan.row_tiles = tiles(p.query_length * p.group(), tile_rows);
-  plan.forward_tasks = p.batch * p.key_value_heads * plan.row_tiles;
+  const int64_t row_tasks = p.batch * p.key_value_heads * plan.row_tiles;
+  cut_keys(plan, row_tasks, p.key_length);
+  plan.forward_tasks = row_tasks * plan.key_parts;
+  plan.merge_tasks = plan.key_parts > 1 ? row_tasks : 0;
   return plan;
 }
 

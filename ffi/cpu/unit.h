@@ -37,6 +37,11 @@ size_t bias_scratch(const Problem& p) {
   return p.double_precision() ? scratch_bytes<BiasScratch<double>>(p) : scratch_bytes<BiasScratch<float>>(p);
 }
 
+size_t part_bytes(const Problem& p) {
+  return p.double_precision() ? size_t(Part<double>::size(p)) * sizeof(double)
+                              : size_t(Part<float>::size(p)) * sizeof(float);
+}
+
 size_t partial_bytes(const Problem& p) {
   return p.double_precision() ? size_t(KeySums<double>::size(p)) * sizeof(double)
                               : size_t(KeySums<float>::size(p)) * sizeof(float);
@@ -44,6 +49,10 @@ size_t partial_bytes(const Problem& p) {
 
 void forward(const Problem& p, const Plan& plan, int64_t task, void* scratch) {
   p.double_precision() ? forward_task<double>(p, plan, task, scratch) : forward_task<float>(p, plan, task, scratch);
+}
+
+void merge(const Problem& p, const Plan& plan, int64_t task, void* scratch) {
+  p.double_precision() ? merge_task<double>(p, plan, task, scratch) : merge_task<float>(p, plan, task, scratch);
 }
 
 void backward(const Problem& p, const Plan& plan, int64_t task, void* scratch) {
@@ -63,8 +72,8 @@ void store_number(const Operand& to, int64_t index, double number) {
 }
 
 constexpr jax_fa4::cpu::Kernels unit(const char* name, bool (*supported)()) {
-  return {name,    supported, forward_scratch, backward_scratch, bias_scratch, partial_bytes,
-          forward, backward,  reduce,          bias_gradient,    store_number};
+  return {name,  supported, forward_scratch, backward_scratch, bias_scratch,  part_bytes,  partial_bytes,
+          forward, merge,    backward,        reduce,           bias_gradient, store_number};
 }
 
 }  // namespace
