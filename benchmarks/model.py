@@ -17,7 +17,7 @@ import published
 import table
 from compiled_plans import compiled
 from machine_code import Program, disassemble
-from units import TILE, Block, block_of, roles_of, value_head_dim
+from units import TILE, Block, block_of, roles_of
 
 from jax_fa4.kernels.variants import forward_plans
 
@@ -82,7 +82,7 @@ def variant_rows(plans: Sequence[Any], options: argparse.Namespace) -> Iterable[
     files = [options.built / f"{plan.name}.cubin" for plan in plans] if options.built else compiled(plans, options.jobs)
     for plan, file in zip(plans, files, strict=True):
         yield plan.name, counted(plan, file)
-    for dims in sorted({(plan.head_dim, value_head_dim(plan)) for plan in plans}):
+    for dims in sorted({(plan.head_dim, plan.value_head_dim) for plan in plans}):
         label = f"FlashAttention-4 d{dims[0]}" + (f"_{dims[1]}" if dims[0] != dims[1] else "")
         if dims in published.EMULATED:
             yield f"{label}, described", published.described(*dims)
@@ -99,7 +99,7 @@ def plans_for_shares(plans: Sequence[Any]) -> list[Any]:
     """The first of the plans for each pair of head_dims: dtype and kind hardly change a whole block."""
     first: dict[tuple[int, int], Any] = {}
     for plan in plans:
-        first.setdefault((plan.head_dim, value_head_dim(plan)), plan)
+        first.setdefault((plan.head_dim, plan.value_head_dim), plan)
     return list(first.values())
 
 

@@ -161,18 +161,13 @@ def tensor_products(mma: Loop, plan: Any) -> TensorProducts:
     from_shared = len(instructions) - from_tmem
     # Of two CTAs that multiply together each brings its own rows of A, and half of B.
     ctas = 2 if any(".2CTA" in one.opcode for one in instructions) else 1
-    columns = from_shared * TILE + from_tmem * value_head_dim(plan)
+    columns = from_shared * TILE + from_tmem * plan.value_head_dim
     return TensorProducts(
         from_shared,
         from_tmem,
         clocks=2 * TILE * MMA_K * columns / TENSOR_FLOPS,
         shared_bytes=(from_shared * TILE + columns / ctas) * MMA_K * OPERAND_BYTES,
     )
-
-
-def value_head_dim(plan: Any) -> int:
-    """The plan's, which may have one for both."""
-    return int(getattr(plan, "value_head_dim", plan.head_dim))
 
 
 def lane_operations(turn: Iterable[Instruction]) -> Counter[str]:

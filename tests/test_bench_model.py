@@ -49,7 +49,7 @@ def roles(folder: Path) -> dict[str, units.Roles]:
 def test_counts_agree_with_arithmetic(roles: dict[str, units.Roles], name: str) -> None:
     plan = PLANS[name]
     block = units.block_of(roles[name], plan)
-    value_head_dim = units.value_head_dim(plan)
+    value_head_dim = plan.value_head_dim
     assert block.tensor == 4 * (plan.head_dim + value_head_dim)
     products = units.tensor_products(roles[name].mma, plan)
     assert (products.from_shared, products.from_tmem) == (2 * plan.head_dim // 16, 2 * 128 // 16)

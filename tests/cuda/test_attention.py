@@ -73,21 +73,27 @@ def check(case: Case, simulated_driver: Any, kernel: str = "jax_fa4_forward_sm10
     assert not launch["outcome"].reports
 
 
+each_schedule = pytest.mark.parametrize("options", SCHEDULES, ids=lambda options: options["schedule"])
+
+
+@each_schedule
 @pytest.mark.parametrize("case", FEATURES.values(), ids=FEATURES)
-def test_features(case: Case, simulated_driver: Any) -> None:
+def test_features(case: Case, options: dict[str, Any], simulated_driver: Any) -> None:
+    simulated_driver.set_options(**options)
     check(case, simulated_driver)
 
 
+@each_schedule
 @pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: f"{sizes[0]}x{sizes[1]}")
 @pytest.mark.parametrize("kind", KINDS)
-def test_sizes(kind: str, sizes: tuple[int, int], simulated_driver: Any) -> None:
-    """Sizes around the edges of tiles, queries and keys not alike; each in another order of events."""
-    simulated_driver.set_options(**SCHEDULES[sum(sizes) % len(SCHEDULES)])
+def test_sizes(kind: str, sizes: tuple[int, int], options: dict[str, Any], simulated_driver: Any) -> None:
+    """Sizes around the edges of tiles, queries and keys not alike."""
+    simulated_driver.set_options(**options)
     case = dataclasses.replace(KINDS[kind], query_length=sizes[0], key_length=sizes[1])
     check(case, simulated_driver)
 
 
-@pytest.mark.parametrize("options", SCHEDULES, ids=lambda options: options["schedule"])
+@each_schedule
 @pytest.mark.parametrize("group", [1, 2, 3, 4, 6, 8])
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_grouped_heads(group: int, is_causal: bool, options: dict[str, Any], simulated_driver: Any) -> None:
@@ -97,7 +103,7 @@ def test_grouped_heads(group: int, is_causal: bool, options: dict[str, Any], sim
     check(case, simulated_driver)
 
 
-@pytest.mark.parametrize("options", SCHEDULES, ids=lambda options: options["schedule"])
+@each_schedule
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("heads", [(64, 64), (96, 96), (128, 128), (192, 128), (40, 72), (136, 8)], ids=str)
 def test_head_dims(heads: tuple[int, int], dtype: str, options: dict[str, Any], simulated_driver: Any) -> None:

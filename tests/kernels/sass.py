@@ -24,13 +24,8 @@ TARGET = re.compile(r"`\(([^)]+)\)")
 NUMBERS = re.compile(r"// \|\s+# (\d+)")  # last digits of the registers' numbers, above a column for each
 LISTED = re.compile(r'"BRANCH_TARGETS ([^"]+)"')  # what the disassembler has found out of a computed branch
 COMPUTED = ("BRX", "BRXU", "JMX", "JMXU")
-ENDS = (
-    "EXIT",
-    "RET",
-    "BRA",
-    "KILL",
-    *COMPUTED,
-)  # nothing follows unless a predicate or an operand makes it conditional
+# Nothing follows these unless a predicate or an operand makes them conditional.
+ENDS = ("EXIT", "RET", "BRA", "KILL", *COMPUTED)
 SETS_REGISTERS = "USETMAXREG"
 
 ELF_HEADERS, SECTION_HEADER = 512, 64  # bytes; the first with up to 8 program headers
