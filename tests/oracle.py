@@ -23,7 +23,9 @@ class Precision:
     Attributes:
       accumulate: dtype of the products' sums, the softmax and the log-sum-exp.
       store: dtype of the inputs that this is the precision of: operands of products are rounded to it.
-      order: 0 adds the terms of each sum as they come, another number shuffles them: another sample of rounding.
+      order: 0 adds the terms of each sum as they come and rounds probabilities. Another number shuffles the terms and, like
+        an online softmax, rounds exponentials relative to some reference, which a sum divides afterwards. Each number
+        is another sample of rounding.
     """
 
     accumulate: np.dtype[Any]
@@ -203,8 +205,13 @@ def _evaluate(inputs: Mapping[str, Array], arguments: Mapping[str, Any], precisi
     total = precision.sum(weights) + sink_weight
     with np.errstate(divide="ignore"):
         log_sum_exp = row_max + np.log(total)
-    probabilities = weights / np.where(total > 0, total, dtype.type(1))[..., None]
-    output = np.swapaxes(precision.product(precision.rounded(probabilities), value), 1, 2)
+    divisor = np.where(total > 0, total, dtype.type(1))[..., None]
+    if precision.order:
+        below = dtype.type(2) ** dtype.type(-precision.order / 4)  # the reference is above the largest logit
+        output = precision.product(precision.rounded(weights * below), value) / (divisor * below)
+    else:
+        output = precision.product(precision.rounded(weights / divisor), value)
+    output = np.swapaxes(output, 1, 2)
     output = precision.result(output, inputs["query"], inputs["query"])
     return _Evaluation(geometry, query, key, value, scale, cap_slope, logits, sinks, output, log_sum_exp)
 

@@ -15,6 +15,6 @@ bool supported() {
 }
 }  // namespace
 
-extern const Kernels avx2 = unit("avx2", supported);
+extern const Kernels avx2 = unit<FmaEngines<float>>("avx2", supported);
 
 }  // namespace jax_fa4::cpu

@@ -16,6 +16,6 @@ bool supported() {
 }
 }  // namespace
 
-extern const Kernels avx512 = unit("avx512", supported);
+extern const Kernels avx512 = unit<FmaEngines<float>>("avx512", supported);
 
 }  // namespace jax_fa4::cpu

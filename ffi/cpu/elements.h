@@ -38,7 +38,7 @@ struct Float16 {
     const uint32_t sign = uint32_t(bits & 0x8000) << 16;
     const uint32_t magnitude = bits & 0x7fff;
     const uint32_t normal = (magnitude << 13) + (112u << 23);
-    const uint32_t infinite = (magnitude << 13) | 0x7f800000;
+    const uint32_t infinite = (magnitude << 13) | (magnitude > 0x7c00 ? 0x7fc00000 : 0x7f800000);  // NaN becomes quiet
     const uint32_t subnormal = bits_of(float(int32_t(magnitude)) * 0x1p-24f);
     return float_of(sign | (magnitude < 0x400 ? subnormal : magnitude < 0x7c00 ? normal : infinite));
   }
@@ -56,13 +56,78 @@ struct Float16 {
   }
 };
 
+// The same for vectors of float16, bit for bit; compilers do not vectorise the above.
+typedef uint16_t HalfVec __attribute__((vector_size(vector_bytes / 2)));
+typedef Simd<float>::BitsVec BitsVec;
+
+template <class V, class Half>
+JAX_FA4_INLINE V float_of_float16(Half x) {
+#if defined(__AVX512F__)
+  if constexpr (is_floats<V, 64>) return (V)_mm512_maskz_cvtph_ps(all_lanes, (__m256i)x);
+#endif
+#if defined(__F16C__)
+  if constexpr (is_floats<V, 32>) return (V)_mm256_cvtph_ps((__m128i)x);
+#endif
+  const BitsVec bits = __builtin_convertvector(x, BitsVec);
+  const IntVec<float> magnitude = (IntVec<float>)(bits & 0x7fff);
+  const BitsVec shifted = (BitsVec)magnitude << 13;
+  const BitsVec subnormal = (BitsVec)(__builtin_convertvector(magnitude, V) * 0x1p-24f);
+  const BitsVec special = shifted | (magnitude > 0x7c00 ? BitsVec{} + 0x7fc00000 : BitsVec{} + 0x7f800000);
+  const BitsVec finite = magnitude < 0x400 ? subnormal : shifted + (112u << 23);
+  return (V)((bits & 0x8000) << 16 | (magnitude < 0x7c00 ? finite : special));
+}
+
+template <class V>
+JAX_FA4_INLINE HalfVec float16_of(V x) {
+  const BitsVec bits = (BitsVec)x;
+  [[maybe_unused]] const V one_nan = x == x ? x : (V)((bits & 0x80000000) | 0x7fc00000);  // not x's payload
+#if defined(__AVX512F__)
+  if constexpr (is_floats<V, 64>)
+    return (HalfVec)_mm512_maskz_cvtps_ph(all_lanes, (__m512)one_nan, _MM_FROUND_TO_NEAREST_INT);
+#endif
+#if defined(__F16C__)
+  if constexpr (is_floats<V, 32>) return (HalfVec)_mm256_cvtps_ph((__m256)one_nan, _MM_FROUND_TO_NEAREST_INT);
+#endif
+  const IntVec<float> magnitude = (IntVec<float>)(bits & 0x7fffffff);
+  const BitsVec m = (BitsVec)magnitude;
+  const BitsVec normal = (m - (112u << 23) + 0xfff + (m >> 13 & 1)) >> 13;
+  const V small = (V)(magnitude < 0x38800000 ? magnitude : IntVec<float>{});
+  const BitsVec subnormal = (BitsVec)(small * 0x1p24f + 0x1p23f) & 0x7fff;
+  const BitsVec special = magnitude > 0x7f800000 ? BitsVec{} + 0x7e00 : BitsVec{} + 0x7c00;
+  const BitsVec finite = magnitude < 0x38800000 ? subnormal : normal;
+  return __builtin_convertvector((bits >> 16 & 0x8000) | (magnitude >= 0x477ff000 ? special : finite), HalfVec);
+}
+
+// Calls apply(i) for vectors that start at i and together cover 0 to n; the last may overlap the one before.
+template <class Apply>
+JAX_FA4_INLINE void by_vectors(int64_t n, Apply apply) {
+  constexpr int64_t width = lanes<float>;
+  for (int64_t i = 0; i < n - width; i += width) apply(i);
+  apply(n - width);
+}
+
 template <class Real, class T>
 void load_as(Real* row, const T* from, int64_t n) {
+  if constexpr (__is_same(Real, float) && __is_same(T, Float16)) {
+    if (n >= lanes<float>)
+      return by_vectors(n, [&](int64_t i) {
+        HalfVec v;
+        memcpy(&v, from + i, sizeof v);
+        store(row + i, float_of_float16<Vec<float>>(v));
+      });
+  }
   for (int64_t i = 0; i < n; ++i) row[i] = Real(from[i]);
 }
 
 template <class T, class Real>
 void store_as(T* to, const Real* row, int64_t n) {
+  if constexpr (__is_same(Real, float) && __is_same(T, Float16)) {
+    if (n >= lanes<float>)
+      return by_vectors(n, [&](int64_t i) {
+        const HalfVec v = float16_of(load(row + i));
+        memcpy(to + i, &v, sizeof v);
+      });
+  }
   for (int64_t i = 0; i < n; ++i) {
     if constexpr (sizeof(T) == 2)
       to[i] = T::from(float(row[i]));
@@ -97,7 +162,7 @@ void store_row(void* data, Element element, int64_t index, const Real* row, int6
 
 template <class Real>
 Real load_one(const jax_fa4::Operand& operand, int64_t index) {
-  Real x;
+  Real x = 0;
   load_row(&x, operand.data, operand.element, index, 1);
   return x;
 }

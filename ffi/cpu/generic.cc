@@ -18,9 +18,9 @@ bool supported() { return true; }
 }  // namespace
 
 #if defined(__aarch64__)
-extern const Kernels generic = unit("neon", supported);
+extern const Kernels generic = unit<FmaEngines<float>>("neon", supported);
 #else
-extern const Kernels generic = unit("generic", supported);
+extern const Kernels generic = unit<FmaEngines<float>>("generic", supported);
 #endif
 
 }  // namespace jax_fa4::cpu

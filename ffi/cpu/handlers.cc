@@ -41,6 +41,17 @@ ffi::Error run_phase(ffi::ThreadPool& pool, int64_t tasks, size_t scratch_bytes,
   return out_of_memory ? no_memory(scratch_bytes) : ffi::Error::Success();
 }
 
+// Brings keys and values into the form that the kernels read, where several tiles of rows read them.
+ffi::Error pack(ffi::ThreadPool& pool, const Problem& p, const Kernels& k, Pass pass, Plan& plan, Memory& packed) {
+  if (!plan.packed_tasks) return ffi::Error::Success();
+  const size_t bytes = size_t(plan.packed_tasks) * k.packed_bytes(p, pass);
+  packed = allocate(bytes);
+  if (!packed) return no_memory(bytes);
+  plan.packed = packed.get();
+  return run_phase(pool, plan.packed_tasks, k.pack_scratch(p, pass),
+                   [&](int64_t task, void* scratch) { k.pack(p, plan, pass, task, scratch); });
+}
+
 ffi::ErrorOr<const Kernels*> kernels() {
   if (const Kernels* chosen = chosen_kernels()) return chosen;
   return ffi::Unexpected(ffi::Error::InvalidArgument(
@@ -55,15 +66,16 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs operands, ffi::Remai
   const ffi::ErrorOr<const Kernels*> chosen = kernels();
   if (!chosen.has_value()) return chosen.error();
   const Kernels& k = **chosen;
-  Plan plan = forward_plan(*problem);
-  Memory parts;
+  Plan plan = forward_plan(*problem, k.tiles(*problem, Pass::forward));
+  Memory packed, parts;
+  if (ffi::Error error = pack(pool, *problem, k, Pass::forward, plan, packed); error.failure()) return error;
   if (plan.merge_tasks) {
     const size_t part_bytes = size_t(plan.forward_tasks) * k.part_bytes(*problem);
     parts = allocate(part_bytes);
     if (!parts) return no_memory(part_bytes);
     plan.forward_parts = parts.get();
   }
-  const size_t scratch_bytes = k.forward_scratch(*problem);
+  const size_t scratch_bytes = k.forward_scratch(*problem, plan);
   const ffi::Error error = run_phase(pool, plan.forward_tasks, scratch_bytes, [&](int64_t task, void* scratch) {
     k.forward(*problem, plan, task, scratch);
   });
@@ -109,7 +121,8 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs operands, ffi::Rema
     return ffi::Error::Success();
   }
 
-  Plan plan = backward_plan(p);
+  Plan plan = backward_plan(p, k.tiles(p, Pass::backward), k.bias_tiles(p));
+  Memory packed;
   const size_t row_bytes = size_t(plan.backward_tasks * p.group() * 2) * sizeof(double);
   const size_t partial_bytes = plan.stripes > 1 ? size_t(plan.backward_tasks) * k.partial_bytes(p) : 0;
   const Memory rows = allocate(row_bytes), partials = allocate(partial_bytes);
@@ -120,7 +133,9 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs operands, ffi::Rema
 
   const Gradients& gradients = p.gradients;
   if (gradients.query || gradients.key || gradients.value || gradients.sinks || gradients.alibi_slopes) {
-    ffi::Error error = run_phase(pool, plan.backward_tasks, k.backward_scratch(p, plan),
+    ffi::Error error = pack(pool, p, k, Pass::backward, plan, packed);
+    if (error.failure()) return error;
+    error = run_phase(pool, plan.backward_tasks, k.backward_scratch(p, plan),
                                  [&](int64_t task, void* scratch) { k.backward(p, plan, task, scratch); });
     if (error.failure()) return error;
     error = run_phase(pool, plan.reduce_tasks, 0, [&](int64_t task, void*) { k.reduce(p, plan, task); });

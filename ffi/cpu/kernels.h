@@ -5,14 +5,23 @@
 
 namespace jax_fa4::cpu {
 
-// Tiles are the same for all instruction sets; a unit may pad rows up to its vector length.
-constexpr int64_t tile_rows = 64;
-constexpr int64_t tile_keys = 64;
+// How many packed rows (query, head of the group) and keys an engine takes at once.
+struct TileShape {
+  int64_t rows, keys;
+};
+
+// Neighbouring tiles of rows that a task takes through the keys together: a tile of keys that one after the other reads
+// comes from the nearest cache.
+constexpr int64_t most_tiles_of_a_task = 4;
 
 // How the work of a call is cut. It depends on shapes alone, never on threads: that is what makes results bitwise
 // independent of their number.
 struct Plan {
-  int64_t row_tiles = 0;      // tiles of packed rows (query, head of the group) per batch entry and key/value head
+  int64_t row_tiles = 0;      // tiles of rows per batch entry and key/value head
+  int64_t key_tiles = 0;      // tiles of keys
+  int64_t tiles_of_a_task = 1;
+  int64_t row_groups = 0;     // groups of so many tiles per batch entry and key/value head
+  int64_t packed_tasks = 0;   // tiles of keys, over batch and heads, that are packed beforehand; 0: where they are used
   int64_t key_parts = 1;      // keys are dealt in so many runs to tasks of their own, where queries are few
   int64_t keys_of_a_part = 0;
   int64_t forward_tasks = 0;
@@ -24,19 +33,28 @@ struct Plan {
   int64_t bias_tasks = 0;
   int64_t bias_query_tiles = 0, bias_key_tiles = 0;
 
+  void* packed = nullptr;              // [batch][head][tile of keys]: keys and values as the engine reads them
   void* forward_parts = nullptr;       // [forward task]: output, maximum and sum of its rows
   void* key_value_partials = nullptr;  // [batch][head][stripe][key][padded head_dim, then padded value_head_dim]
   double* row_partials = nullptr;      // [batch][head][stripe][head of the group][sink, slope]
 };
 
+enum class Pass { forward, backward };
+
 struct Kernels {
   const char* name;
   bool (*supported)();
-  size_t (*forward_scratch)(const Problem&);
+  bool (*preferred)();  // whether it runs without being asked for, where it is supported; null: it does
+  TileShape (*tiles)(const Problem&, Pass);
+  TileShape (*bias_tiles)(const Problem&);
+  size_t (*packed_bytes)(const Problem&, Pass);  // of one tile of keys
+  size_t (*pack_scratch)(const Problem&, Pass);
+  size_t (*forward_scratch)(const Problem&, const Plan&);
   size_t (*backward_scratch)(const Problem&, const Plan&);
   size_t (*bias_scratch)(const Problem&);
   size_t (*part_bytes)(const Problem&);     // of what a forward task leaves where keys are in parts
   size_t (*partial_bytes)(const Problem&);  // of one stripe's key and value gradients
+  void (*pack)(const Problem&, const Plan&, Pass, int64_t task, void* scratch);
   void (*forward)(const Problem&, const Plan&, int64_t task, void* scratch);
   void (*merge)(const Problem&, const Plan&, int64_t task, void* scratch);
   void (*backward)(const Problem&, const Plan&, int64_t task, void* scratch);
@@ -46,7 +64,7 @@ struct Kernels {
 };
 
 // The first of the machine's instruction sets in order of preference, or the one that JAX_FA4_CPU_ISA names.
-// Null where that name is unknown or unsupported here; `names` then lists what there is.
+// Null where that name is unknown or unsupported here; `kernel_names` lists what there is, in that order.
 const Kernels* chosen_kernels();
 const char* kernel_names();
 

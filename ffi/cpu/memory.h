@@ -5,6 +5,10 @@
 #include <cstdlib>
 #include <memory>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace jax_fa4::cpu {
 
 struct Free {
@@ -12,8 +16,19 @@ struct Free {
 };
 using Memory = std::unique_ptr<void, Free>;
 
-// Undefined content, aligned to a cache line; null if memory has run out.
-inline Memory allocate(size_t bytes) { return Memory(std::aligned_alloc(64, bytes / 64 * 64 + 64)); }
+// Undefined content, aligned to a cache line; null if memory has run out. Large workspaces ask for large pages: the
+// first touch of small ones costs as much as some of the arithmetic that they are for.
+inline Memory allocate(size_t bytes) {
+#if defined(MADV_HUGEPAGE) && !defined(__SANITIZE_ADDRESS__)
+  constexpr size_t page = size_t{1} << 21;
+  if (bytes >= 4 * page) {
+    Memory memory(std::aligned_alloc(page, (bytes + page - 1) / page * page));
+    if (memory) madvise(memory.get(), bytes, MADV_HUGEPAGE);
+    return memory;
+  }
+#endif
+  return Memory(std::aligned_alloc(64, bytes / 64 * 64 + 64));
+}
 
 // A task's scratch memory. Small ones live with the thread, so that small calls do not allocate.
 class Scratch {

@@ -5,7 +5,7 @@
 
 namespace jax_fa4::cpu {
 
-Plan forward_plan(const Problem& problem);
-Plan backward_plan(const Problem& problem);
+Plan forward_plan(const Problem& problem, TileShape tile);
+Plan backward_plan(const Problem& problem, TileShape tile, TileShape bias_tile);
 
 }  // namespace jax_fa4::cpu
