@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 SIMULATOR := $(VENV)/simulator-installed
+PEERS := $(VENV)/peers-installed
+# Of benchmarks/cpu.py; `make bench BENCH_OPTIONS=--quick` takes a minute, --write-docs writes docs/cpu_benchmark.*.
+BENCH_OPTIONS ?=
 # Most of the tests' time is XLA compiling, one thread a process.
 TEST_PROCESSES ?= 2
 PYTEST := $(BIN)/pytest -n $(TEST_PROCESSES)
@@ -30,6 +33,11 @@ $(SIMULATOR): $(VENV)/build-tools $(SIMULATOR_SOURCES)
 	$(BIN)/pip install --quiet --no-build-isolation ./simulator
 	touch $@
 
+# What the CPU kernel is measured beside, which nothing else needs.
+$(PEERS): $(INSTALLED)
+	$(BIN)/pip install --quiet --no-build-isolation ".[bench]"
+	touch $@
+
 install: $(INSTALLED) $(SIMULATOR)
 
 demo: $(INSTALLED)  ## train a small language model, beside jax.nn.dot_product_attention
@@ -47,8 +55,8 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(INSTALLED)  ## ratios against jax.nn.dot_product_attention, interleaved in one run
-	$(BIN)/python benchmarks/cpu.py
+bench: $(PEERS)  ## the CPU kernel beside the machine's own limits and other implementations
+	$(BIN)/python benchmarks/cpu.py $(BENCH_OPTIONS)
 
 bench-model: $(INSTALLED)  ## what limits the Blackwell kernels, counted in their machine code
 	$(BIN)/python benchmarks/model.py --shares

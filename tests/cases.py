@@ -348,6 +348,25 @@ _DECODING = (
     ),
     Case("float16", batch=1, query_length=4, key_length=2500, window=(100, 0), query_offset="scalar", alibi=True),
     Case("float64", query_length=2, key_length=2100, lengths="key", segments="packed", nan_padding=True, sinks=True),
+    Case(
+        "bfloat16", batch=3, query_length=1, key_length=1500, key_value_heads=4, head_dim=80, logits_soft_cap=5.0,
+        lengths="key", nan_padding=True,
+    ),
+    Case(
+        "float16", batch=1, query_length=3, key_length=1203, query_heads=6, head_dim=192, value_head_dim=128,
+        bias="full", sinks=True,
+    ),
+    Case(query_length=2, key_length=1001, query_heads=8, head_dim=64, segments="halves", nan_padding=True),
+    Case(
+        "bfloat16", batch=1, query_length=4, key_length=700, key_value_heads=1, is_causal=True,
+        causal_alignment="bottom_right", window=(90, None), alibi=True,
+    ),
+    Case("float64", query_length=3, key_length=900, head_dim=20, bias="key", mask="key", logits_soft_cap=3.0),
+    Case(
+        "bfloat16", query_length=1, key_length=130, query_heads=3, key_value_heads=3, head_dim=33, value_head_dim=17,
+        segments="packed", nan_padding=True, growing_logits=True,
+    ),
+    Case(query_length=3, key_length=611, query_heads=6, mask="full", window=(200, 0), query_offset="batch", sinks=True),
 )  # fmt: skip
 
 FORWARD_AND_BACKWARD = (*QUICK, *_FEATURES, *_SHAPES, *_COMBINATIONS, *_ADVERSARIAL, *_DECODING)

@@ -23,9 +23,9 @@ class Precision:
     Attributes:
       accumulate: dtype of the products' sums, the softmax and the log-sum-exp.
       store: dtype of the inputs that this is the precision of: operands of products are rounded to it.
-      order: 0 adds the terms of each sum as they come and rounds probabilities. Another number shuffles the terms and, like
-        an online softmax, rounds exponentials relative to some reference, which a sum divides afterwards. Each number
-        is another sample of rounding.
+      order: 0 adds the terms of each sum as they come and rounds probabilities. Another number shuffles the terms and,
+        like an online softmax, rounds exponentials relative to some reference, which a sum divides afterwards. Each
+        number is another sample of rounding.
     """
 
     accumulate: np.dtype[Any]

@@ -18,8 +18,9 @@ It is asked twice, with two scales:
     scale. For float32 and float64 results, as wide as their accumulator, the second question is thus the first one.
 
 One naive evaluation is one sample of rounding. assert_forward and assert_backward take a few, each adding in another
-order, and dividing by the softmax's sum before or after probabilities are rounded. Gradients of sinks and slopes have so few entries that chance may spare all of them: there the naive error is the
-sum of the errors of the terms and of one rounding for each addition, since a sum is that wrong if no errors cancel.
+order, and dividing by the softmax's sum before or after probabilities are rounded. Gradients of sinks and slopes have
+so few entries that chance may spare all of them: there the naive error is the sum of the errors of the terms and of one
+rounding for each addition, since a sum is that wrong if no errors cancel.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-// Kernels for x86-64 with AVX2 and FMA.
+// Kernels for x86-64 with AVX2, FMA and F16C.
 #include "kernels.h"
 
 namespace {
@@ -11,7 +11,7 @@ constexpr int registers = 16;
 namespace jax_fa4::cpu {
 namespace {
 bool supported() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
 }  // namespace
 

@@ -67,15 +67,19 @@ void finish_rows(const Problem& p, const Rows<E>& rows, SoftmaxState<E>& state, 
 }
 
 // Some tiles of rows and a part of the keys, as tasks are numbered: the longest rows of a causal call first, and all
-// heads of a part before the next part, for they lie in the same pages of memory.
+// heads of a part before the next part, for they lie in the same pages of memory. Heads that share a bias or a mask take
+// the same rows of it one after the other.
 struct ForwardTask {
   int64_t batch, part, head, first_tile, tiles;
 
   ForwardTask(const Problem& p, const Plan& plan, int64_t task) {
     batch = task / plan.row_groups / p.key_value_heads / plan.key_parts;
     part = task / plan.row_groups / p.key_value_heads % plan.key_parts;
-    head = task / plan.row_groups % p.key_value_heads;
-    first_tile = (plan.row_groups - 1 - task % plan.row_groups) * plan.tiles_of_a_task;
+    const int64_t in_part = task % (plan.row_groups * p.key_value_heads);
+    const bool heads_share = (p.bias && !p.bias.head_stride) || (p.mask && !p.mask.head_stride);
+    head = heads_share ? in_part % p.key_value_heads : in_part / plan.row_groups;
+    const int64_t group = heads_share ? in_part / p.key_value_heads : in_part % plan.row_groups;
+    first_tile = (plan.row_groups - 1 - group) * plan.tiles_of_a_task;
     tiles = least(plan.tiles_of_a_task, plan.row_tiles - first_tile);
   }
 };

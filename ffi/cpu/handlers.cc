@@ -70,7 +70,7 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs operands, ffi::Remai
   Memory packed, parts;
   if (ffi::Error error = pack(pool, *problem, k, Pass::forward, plan, packed); error.failure()) return error;
   if (plan.merge_tasks) {
-    const size_t part_bytes = size_t(plan.forward_tasks) * k.part_bytes(*problem);
+    const size_t part_bytes = size_t(plan.forward_tasks) * k.part_bytes(*problem, plan);
     parts = allocate(part_bytes);
     if (!parts) return no_memory(part_bytes);
     plan.forward_parts = parts.get();

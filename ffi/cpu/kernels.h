@@ -14,6 +14,9 @@ struct TileShape {
 // comes from the nearest cache.
 constexpr int64_t most_tiles_of_a_task = 4;
 
+// A call of so few rows of a key/value head reads keys and values where they lie, in tiles of so many keys (narrow.h).
+constexpr int64_t narrow_rows = 16, narrow_keys = 32;
+
 // How the work of a call is cut. It depends on shapes alone, never on threads: that is what makes results bitwise
 // independent of their number.
 struct Plan {
@@ -25,6 +28,8 @@ struct Plan {
   int64_t key_parts = 1;      // keys are dealt in so many runs to tasks of their own, where queries are few
   int64_t keys_of_a_part = 0;
   int64_t forward_tasks = 0;
+  int64_t heads_of_a_task = 0;  // key/value heads that a task of a narrow call takes together; 0: the call is not narrow
+  int64_t head_tasks = 0;       // runs of so many heads
   int64_t merge_tasks = 0;    // tiles of rows whose parts are put together
 
   int64_t stripes = 1;        // row tiles are dealt round-robin to so many tasks per batch entry and key/value head
@@ -52,7 +57,7 @@ struct Kernels {
   size_t (*forward_scratch)(const Problem&, const Plan&);
   size_t (*backward_scratch)(const Problem&, const Plan&);
   size_t (*bias_scratch)(const Problem&);
-  size_t (*part_bytes)(const Problem&);     // of what a forward task leaves where keys are in parts
+  size_t (*part_bytes)(const Problem&, const Plan&);  // of what a forward task leaves where keys are in parts
   size_t (*partial_bytes)(const Problem&);  // of one stripe's key and value gradients
   void (*pack)(const Problem&, const Plan&, Pass, int64_t task, void* scratch);
   void (*forward)(const Problem&, const Plan&, int64_t task, void* scratch);

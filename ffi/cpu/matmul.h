@@ -136,9 +136,12 @@ struct Fma {
   static constexpr int64_t row_step = lanes<Real>;        // and runs of query rows of this
   static constexpr bool scales_query = true;              // the softmax scale is part of the packed query
 
+  static constexpr bool flushes = false;  // subnormal results become 0
+
   struct Session {  // what a thread holds while it multiplies
     Session() {}
   };
+  static void keep_awake() {}  // called every few hundred nanoseconds between products
 
   static constexpr int64_t items(int64_t depth) { return depth; }
   // Items of a packed A, and from one block of its rows to the next.
@@ -187,13 +190,17 @@ struct Fma {
       for (int64_t c = 0; c < tile_rows; ++c) to[c] = c < columns ? to[c] * factor : 0;
   }
 
-  // A tile's probabilities or their gradients as B[key][row], and as A(key, row): here in place, where logits were.
+  // Of `numbers` keys of a tile: probabilities as B[key][row], which may lose NaN, and as A(key, row); gradients of
+  // logits as both. Here all are in place, where logits were.
   static constexpr bool in_place = true;
-  static JAX_FA4_INLINE void store_right(Item* to, int64_t key, int64_t r, const Vec<Real>* numbers_of_rows) {
-    store(to + key * tile_rows + r, numbers_of_rows[0]);
+  static JAX_FA4_INLINE void store_right(Item* to, int64_t key, int64_t r, const Vec<Real>* of_keys) {
+    store(to + key * tile_rows + r, of_keys[0]);
   }
-  static JAX_FA4_INLINE void store_left(Item* to, int64_t key, int64_t r, Vec<Real> numbers_of_row) {
-    store(to + key * tile_rows + r, numbers_of_row);
+  static JAX_FA4_INLINE void store_left(Item* to, int64_t key, int64_t r, const Vec<Real>* of_keys) {
+    store(to + key * tile_rows + r, of_keys[0]);
+  }
+  static JAX_FA4_INLINE void store_both(Item*, Item* right, int64_t key, int64_t r, const Vec<Real>* of_keys) {
+    store(right + key * tile_rows + r, of_keys[0]);
   }
 
   // C (+)= A B, see product.

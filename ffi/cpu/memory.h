@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
 
@@ -19,15 +20,15 @@ using Memory = std::unique_ptr<void, Free>;
 // Undefined content, aligned to a cache line; null if memory has run out. Large workspaces ask for large pages: the
 // first touch of small ones costs as much as some of the arithmetic that they are for.
 inline Memory allocate(size_t bytes) {
+  Memory memory(std::aligned_alloc(64, bytes / 64 * 64 + 64));
 #if defined(MADV_HUGEPAGE) && !defined(__SANITIZE_ADDRESS__)
   constexpr size_t page = size_t{1} << 21;
-  if (bytes >= 4 * page) {
-    Memory memory(std::aligned_alloc(page, (bytes + page - 1) / page * page));
-    if (memory) madvise(memory.get(), bytes, MADV_HUGEPAGE);
-    return memory;
+  if (memory && bytes >= 4 * page) {
+    const auto address = reinterpret_cast<uintptr_t>(memory.get()), first = (address + page - 1) / page * page;
+    madvise(reinterpret_cast<void*>(first), (address + bytes - first) / page * page, MADV_HUGEPAGE);
   }
 #endif
-  return Memory(std::aligned_alloc(64, bytes / 64 * 64 + 64));
+  return memory;
 }
 
 // A task's scratch memory. Small ones live with the thread, so that small calls do not allocate.

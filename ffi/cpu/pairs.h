@@ -16,12 +16,27 @@ JAX_FA4_INLINE Vec<float> items_of_row(const float* from, int64_t count) {
                                          _mm512_maskz_loadu_ps(__mmask16(there), from));
 }
 
-// 16 items of two rows: the numbers of the first are the low halves.
-JAX_FA4_INLINE Vec<float> items_of_rows(Vec<float> first, Vec<float> second) {
+// 16 items of two rows, given one after the other: the numbers of the first are the low halves.
+JAX_FA4_INLINE Vec<float> interleaved(__m512i rows) {
   const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,  //
                                          23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
-  return (Vec<float>)_mm512_maskz_permutexvar_epi16(~__mmask32{0}, order, halves);
+  return (Vec<float>)_mm512_maskz_permutexvar_epi16(~__mmask32{0}, order, rows);
+}
+JAX_FA4_INLINE __m512i rounded(Vec<float> first, Vec<float> second) {
+  return (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+}
+JAX_FA4_INLINE Vec<float> items_of_rows(Vec<float> first, Vec<float> second) {
+  return interleaved(rounded(first, second));
+}
+
+// The same of numbers that are not negative, in 3 instructions for 5: ties are rounded up, and NaN may be lost.
+JAX_FA4_INLINE Vec<float> items_of_magnitudes(Vec<float> first, Vec<float> second) {
+  const Simd<float>::BitsVec low = (Simd<float>::BitsVec)first + 0x8000u, high = (Simd<float>::BitsVec)second + 0x8000u;
+  const __m512i upper_halves = _mm512_set_epi8(15, 14, 15, 14, 11, 10, 11, 10, 7, 6, 7, 6, 3, 2, 3, 2,  //
+                                               15, 14, 15, 14, 11, 10, 11, 10, 7, 6, 7, 6, 3, 2, 3, 2,  //
+                                               15, 14, 15, 14, 11, 10, 11, 10, 7, 6, 7, 6, 3, 2, 3, 2,  //
+                                               15, 14, 15, 14, 11, 10, 11, 10, 7, 6, 7, 6, 3, 2, 3, 2);
+  return (Vec<float>)_mm512_mask_shuffle_epi8((__m512i)high, 0x3333333333333333, (__m512i)low, upper_halves);
 }
 
 JAX_FA4_INLINE Vec<float> load_first(const float* from, int64_t count) {
@@ -40,6 +55,7 @@ struct Pairs {
   static constexpr int64_t numbers = 2;
   static constexpr bool scales_query = false;  // it would be rounded
   static constexpr bool in_place = false;
+  static constexpr bool flushes = true;
 
   static constexpr int64_t items(int64_t depth) { return (depth + depth_step - 1) / depth_step * (depth_step / 2); }
   static constexpr int64_t left_block(int64_t depth) { return left_rows * items(depth); }
@@ -58,17 +74,38 @@ struct Pairs {
         if (factor < 0)  // -1
           for (int64_t i = 0; i < 16; ++i) square[i] = (Vec<Real>)((IntVec<Real>)square[i] ^ int32_t(0x80008000));
         transpose_square<Real>(square);
-        for (int64_t i = 0; i < 16 && k + i < items(depth); ++i) store_items(to + (k + i) * tile_rows + first, square[i]);
+        for (int64_t i = 0; i < 16 && k + i < items(depth); ++i)
+          store_items(to + (k + i) * tile_rows + first, square[i]);
       }
   }
 
-  static JAX_FA4_INLINE void store_right(Item* to, int64_t key, int64_t r, const Vec<Real>* numbers_of_rows) {
-    store_items(to + key / 2 * tile_rows + r, items_of_rows(numbers_of_rows[0], numbers_of_rows[1]));
+  static JAX_FA4_INLINE void store_right(Item* to, int64_t key, int64_t r, const Vec<Real>* of_keys) {
+    store_items(to + key / 2 * tile_rows + r, items_of_magnitudes(of_keys[0], of_keys[1]));
   }
-  static JAX_FA4_INLINE void store_left(Item* to, int64_t key, int64_t r, Vec<Real> numbers_of_row) {
-    const __m256i rounded = (__m256i)_mm512_cvtneps_pbh((__m512)numbers_of_row);
-    memcpy(reinterpret_cast<uint16_t*>(to) + key * tile_rows + r, &rounded, sizeof rounded);
+  static JAX_FA4_INLINE void store_left(Item* to, int64_t key, int64_t r, const Vec<Real>* of_keys) {
+    store_rows(to, key, r, rounded(of_keys[0], of_keys[1]));
   }
+  static JAX_FA4_INLINE void store_both(Item* left, Item* right, int64_t key, int64_t r, const Vec<Real>* of_keys) {
+    const __m512i rows = rounded(of_keys[0], of_keys[1]);
+    store_rows(left, key, r, rows);
+    store_items(right + key / 2 * tile_rows + r, interleaved(rows));
+  }
+
+ private:
+  static JAX_FA4_INLINE void store_rows(Item* to, int64_t key, int64_t r, __m512i rows) {
+    const auto first = __builtin_shufflevector(rows, rows, 0, 1, 2, 3);
+    const auto second = __builtin_shufflevector(rows, rows, 4, 5, 6, 7);
+    uint16_t* const at = reinterpret_cast<uint16_t*>(to) + key * tile_rows + r;
+    memcpy(at, &first, sizeof first);
+    memcpy(at + tile_rows, &second, sizeof second);
+  }
+};
+
+// Subnormal results become 0: exp2 then need not avoid them, which take hundreds of cycles.
+struct FlushSession {
+  const unsigned before = _mm_getcsr();
+  FlushSession() { _mm_setcsr(before | _MM_FLUSH_ZERO_ON); }
+  ~FlushSession() { _mm_setcsr(before); }
 };
 
 // vdpbf16ps as the multiply-add of matmul.h.
@@ -94,9 +131,8 @@ struct Dot : Pairs<rows_of_tile, left_rows_of_fma, 2> {
   static constexpr int64_t key_step = left_rows;
   static constexpr int64_t row_step = lanes<Real>;
 
-  struct Session {
-    Session() {}
-  };
+  using Session = FlushSession;
+  static void keep_awake() {}
 
   static void pack_left(Item* to, const Real* from, int64_t stride, int64_t rows, int64_t depth) {
     const int64_t block = left_block(depth), all = items(depth);

@@ -40,9 +40,33 @@ Plan tiled(const Problem& p, TileShape tile) {
   return plan;
 }
 
+// Memory is read best in runs of some 4 KB, which heads of a token are together; and a task should take much longer
+// than it takes to hand it to a thread.
+constexpr int64_t bytes_of_a_run = 4096, least_bytes_of_a_part = 1 << 18;
+constexpr int64_t wanted_narrow_tasks = 32;
+
+Plan narrow_plan(const Problem& p) {
+  Plan plan;
+  const int64_t element = bytes_of(p.query.element);
+  const int64_t most_heads = std::clamp(bytes_of_a_run / (p.head_dim * element), int64_t{1}, p.key_value_heads);
+  plan.heads_of_a_task = tiles(p.key_value_heads, tiles(p.key_value_heads, most_heads));
+  plan.head_tasks = tiles(p.key_value_heads, plan.heads_of_a_task);
+  const int64_t tasks = std::max<int64_t>(1, p.batch * plan.head_tasks);
+  const int64_t bytes_of_a_key = plan.heads_of_a_task * (p.head_dim + p.value_head_dim) * element;
+  const int64_t least_keys = std::max(narrow_keys, least_bytes_of_a_part / bytes_of_a_key);
+  const int64_t most_parts = std::max<int64_t>(1, p.key_length / least_keys);
+  const int64_t parts = std::clamp(wanted_narrow_tasks / tasks, int64_t{1}, most_parts);
+  plan.keys_of_a_part = std::max<int64_t>(1, tiles(tiles(p.key_length, narrow_keys), parts)) * narrow_keys;
+  plan.key_parts = std::max<int64_t>(1, tiles(p.key_length, plan.keys_of_a_part));
+  plan.forward_tasks = p.batch * plan.head_tasks * plan.key_parts;
+  plan.merge_tasks = plan.key_parts > 1 ? p.batch * plan.head_tasks : 0;
+  return plan;
+}
+
 }  // namespace
 
 Plan forward_plan(const Problem& p, TileShape tile) {
+  if (p.query_length * p.group() <= narrow_rows) return narrow_plan(p);
   Plan plan = tiled(p, tile);
   const int64_t row_tasks = p.batch * p.key_value_heads * plan.row_groups;
   cut_keys(plan, row_tasks, p.key_length, tile.keys);

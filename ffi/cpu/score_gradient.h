@@ -101,23 +101,25 @@ void score_gradient(const Problem& p, const Sequences& at, const Rows<E>& rows, 
   const Real unit = logits_unit<E>(p);
   for (int64_t v = view.first_vec; v < view.last_vec; ++v) {
     const int64_t r = v * lanes<Real>;
+    E::keep_awake();
     const Vec<Real> log_sum_exp = load(g.log_sum_exp + r), delta = load(g.delta + r);
     const Vec<Real> start = slope_gradients ? signed_distance(rows, r, view.keys.first) : Vec<Real>{};
     Vec<Real> slope_sum = {};
     for (int64_t j = view.begin[v]; j < view.end[v]; j += E::numbers) {
-      Vec<Real> ds[E::numbers];
+      Vec<Real> probabilities[E::numbers], ds[E::numbers];
       for (int64_t i = 0; i < E::numbers; ++i) {
         const int64_t e = (j + i) * E::tile_rows + r;
-        const Vec<Real> probability = exponential(load(scratch.s + e) * unit - log_sum_exp, Real(log2_of_e));
+        const Vec<Real> probability =
+            exponential<E::flushes>(load(scratch.s + e) * unit - log_sum_exp, Real(log2_of_e));
         // A probability of 0 has no gradient even where the logit or value of that key is not finite.
         const IntVec<Real> unseen = probability == Real(0);
         ds[i] = unseen ? Vec<Real>{} : probability * (load(scratch.dp + e) - delta);
         if (slope_gradients) slope_sum += ds[i] * magnitude(start - Real(j + i));
         if (scratch.cap_slope) ds[i] = unseen ? Vec<Real>{} : ds[i] * load(scratch.cap_slope + e);
-        E::store_left(scratch.probabilities, j + i, r, probability);
-        if (!E::in_place) E::store_left(scratch.ds_left, j + i, r, ds[i]);
+        probabilities[i] = probability;
       }
-      E::store_right(scratch.ds_right, j, r, ds);
+      E::store_left(scratch.probabilities, j, r, probabilities);
+      E::store_both(scratch.ds_left, scratch.ds_right, j, r, ds);
     }
     if (slope_gradients) store(slope_gradients + r, load(slope_gradients + r) - slope_sum);
   }

@@ -125,6 +125,9 @@ JAX_FA4_INLINE Vec<double> magnitude(Vec<double> x) { return (Vec<double>)((IntV
 
 template <class Real>
 JAX_FA4_INLINE bool any(IntVec<Real> mask) {
+#if defined(__AVX512F__)
+  if constexpr (vector_bytes == 64 && sizeof(Real) == 4) return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#endif
   Int<Real> all = 0;
   for (int64_t i = 0; i < lanes<Real>; ++i) all |= mask[i];
   return all != 0;
@@ -163,7 +166,7 @@ JAX_FA4_INLINE Vec<double> exp(Vec<double> x) {
 // vreduceps leaves t - floor(t), of -inf 0, and vscalefps multiplies by 2^floor(t). At 1, to which the fraction of a
 // small negative t is rounded, the polynomial is exactly 2. Error 1.8e-7; 0 below -126, for a vector with subnormal
 // results would take 250 cycles.
-template <class V>
+template <bool flushes, class V>
 JAX_FA4_INLINE V exp2_avx512(V t) {
   const V f = (V)_mm512_maskz_reduce_ps(all_lanes, (__m512)t, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
   V p = broadcast(0.00187522988f);
@@ -172,6 +175,7 @@ JAX_FA4_INLINE V exp2_avx512(V t) {
   p = p * f + 0.240161911f;
   p = p * f + 0.693151474f;
   p = p * f + 1.0f;
+  if (flushes) return (V)_mm512_maskz_scalef_ps(all_lanes, (__m512)p, (__m512)t);
   const __mmask16 normal = _mm512_cmp_ps_mask((__m512)t, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
   return (V)_mm512_maskz_scalef_ps(normal, (__m512)p, (__m512)t);
 }
@@ -179,10 +183,11 @@ JAX_FA4_INLINE V exp2_avx512(V t) {
 
 // 2^t for t < 127, exactly 1 for 0; NaN stays NaN. Of the polynomials with constant term 1 that of the least maximum of
 // the relative error together with the rounding of its own last steps, found over all fractions.
-// Error 1.6e-7 with FMA, 1.8e-7 without; 0 below -126.5.
+// Error 1.6e-7 with FMA, 1.8e-7 without; 0 below -126.5. `flushes`: the processor is set to make subnormal results 0.
+template <bool flushes = false>
 JAX_FA4_INLINE Vec<float> exp2(Vec<float> t) {
 #if defined(__AVX512DQ__)
-  if constexpr (vector_bytes == 64) return exp2_avx512(t);
+  if constexpr (vector_bytes == 64) return exp2_avx512<flushes>(t);
 #endif
   const float nearest = 12582912.0f + 127.0f;  // 1.5 * 2^23 and the bias: leaves in the low bits an integer as exponent
   t = maximum(t, broadcast(-127.0f));          // whose exponent is that of 0
@@ -197,6 +202,7 @@ JAX_FA4_INLINE Vec<float> exp2(Vec<float> t) {
   return p * (Vec<float>)((Simd<float>::BitsVec)shifted << 23);
 }
 
+template <bool = false>
 JAX_FA4_INLINE Vec<double> exp2(Vec<double> t) {
   for (int64_t i = 0; i < lanes<double>; ++i) t[i] = ::exp2(t[i]);
   return t;

@@ -21,7 +21,11 @@ JAX_FA4_INLINE typename E::Real exponent_factor(const Problem& p) {
 }
 
 // e^(x * unit), where factor is the exponent_factor of that unit.
-JAX_FA4_INLINE Vec<float> exponential(Vec<float> x, float factor) { return exp2(x * factor); }
+template <bool flushes = false>
+JAX_FA4_INLINE Vec<float> exponential(Vec<float> x, float factor) {
+  return exp2<flushes>(x * factor);
+}
+template <bool = false>
 JAX_FA4_INLINE Vec<double> exponential(Vec<double> x, double factor) { return exp(x * (factor / log2_of_e)); }
 
 template <class E>
@@ -29,6 +33,7 @@ struct SoftmaxState {
   using Real = typename E::Real;
   Real *reference, *sum;  // [tile_rows]; a reference of -inf: nothing was seen
   Real* output;           // [value_head_dim, in whole blocks][tile_rows]
+  bool started;           // some tile of keys was seen
 
   void take(Carver& carver, const Problem& p) {
     reference = carver.take<Real>(E::tile_rows);
@@ -48,6 +53,7 @@ void start_softmax(const Problem& p, const Rows<E>& rows, bool with_sink, Softma
     state.reference[r] = sink;
     state.sum[r] = sink == Real(minus_infinity) ? 0 : 1;
   }
+  state.started = false;
   memset(state.output, 0, size_t(rounded_up(p.value_head_dim, E::left_rows) * E::tile_rows) * sizeof(Real));
 }
 
@@ -87,33 +93,56 @@ void raise_reference(const Problem& p, int64_t r, Vec<typename E::Real> referenc
   for (int64_t d = 0; d < p.value_head_dim; ++d, at += E::tile_rows) store(at, load(at) * rescale);
 }
 
-// Turns the logits of a tile into the probabilities that the engine multiplies values with.
+// Probabilities of one vector of rows and their sums.
+template <class E>
+JAX_FA4_INLINE Vec<typename E::Real> store_probabilities(const View<E>& view, int64_t v, const typename E::Real* s,
+                                                         Vec<typename E::Real> base, typename E::Real factor,
+                                                         typename E::Item* probabilities) {
+  using Real = typename E::Real;
+  constexpr int64_t step = 2 * E::numbers;
+  static_assert(E::key_step % step == 0);
+  const int64_t r = v * lanes<Real>;
+  Vec<Real> sum[step] = {};
+  for (int64_t j = view.begin[v]; j < view.end[v]; j += step) {
+    Vec<Real> probability[step];
+    for (int64_t i = 0; i < step; ++i) {
+      probability[i] = exponential<E::flushes>(load(s + (j + i) * E::tile_rows + r) - base, factor);
+      sum[i] += probability[i];
+    }
+    for (int64_t i = 0; i < step; i += E::numbers) E::store_right(probabilities, j + i, r, probability + i);
+  }
+  for (int64_t i = 1; i < step; ++i) sum[0] += sum[i];
+  return sum[0];
+}
+
+// Turns the logits of a tile into the probabilities that the engine multiplies values with. Where these do not take the
+// place of logits, sums that have grown tell afterwards that the reference was too small, and nobody looks for the
+// largest logit of every tile. The first tile sets it even where a sink has: the largest probability of a row is then
+// mostly 1, which bfloat16 has.
 template <class E>
 void online_softmax(const Problem& p, const View<E>& view, const typename E::Real* s,
                     typename E::Item* probabilities, SoftmaxState<E>& state) {
   using Real = typename E::Real;
-  constexpr int64_t step = 2 * E::numbers;
-  static_assert(E::key_step % step == 0);
-  const Real factor = exponent_factor<E>(p), most_above = Real(most_above_reference) / factor;
+  const Real factor = exponent_factor<E>(p), most_above = E::in_place ? Real(most_above_reference) / factor : 0;
+  const Real largest_sum = Real(1 << int(most_above_reference));
   for (int64_t v = view.first_vec; v < view.last_vec; ++v) {
     const int64_t r = v * lanes<Real>;
+    if (v % 2 == 0) E::keep_awake();
     const Vec<Real> before = load(state.reference + r);
+    if (!E::in_place && state.started && !any<Real>(before == Real(minus_infinity))) {
+      const Vec<Real> sum = store_probabilities(view, v, s, before, factor, probabilities);
+      if (!any<Real>(~(sum <= largest_sum))) {
+        store(state.sum + r, load(state.sum + r) + sum);
+        continue;
+      }
+    }
     const Vec<Real> largest = largest_logit<E>(s + r, view.begin[v], view.end[v]);
     if (any<Real>(largest > before + most_above)) raise_reference(p, r, maximum(before, largest), state);
     const Vec<Real> base = base_of<Real>(load(state.reference + r));
-
-    Vec<Real> sum[step] = {};
-    for (int64_t j = view.begin[v]; j < view.end[v]; j += step) {
-      Vec<Real> probability[step];
-      for (int64_t i = 0; i < step; ++i) {
-        probability[i] = exponential(load(s + (j + i) * E::tile_rows + r) - base, factor);
-        sum[i] += probability[i];
-      }
-      for (int64_t i = 0; i < step; i += E::numbers) E::store_right(probabilities, j + i, r, probability + i);
-    }
-    for (int64_t i = 1; i < step; ++i) sum[0] += sum[i];
-    store(state.sum + r, load(state.sum + r) + sum[0]);
+    const Vec<Real> sum = store_probabilities(view, v, s, base, factor, probabilities);
+    store(state.sum + r, load(state.sum + r) + sum);
   }
+  state.started = true;
 }
 
 // Adds what was summed over other keys: both are rescaled to the larger reference.

@@ -7,6 +7,7 @@ namespace {
 using jax_fa4::LogitsOperand;
 using jax_fa4::Operand;
 using jax_fa4::Problem;
+using jax_fa4::bytes_of;
 using jax_fa4::cpu::Plan;
 
 // What one batch entry says about its sequences.
@@ -217,11 +218,24 @@ JAX_FA4_INLINE int64_t row_index(int64_t batch_offset, int64_t token, int64_t he
   return batch_offset + (token * heads + head) * dim;
 }
 
+// Rows of a head are heads * dim apart, in pieces too short for hardware to foresee: they are asked for some rows ahead.
+constexpr int64_t rows_ahead = 16;
+
+JAX_FA4_INLINE void prefetch_row(const Operand& from, int64_t index, int64_t dim) {
+  const int64_t bytes = bytes_of(from.element);
+  const char* row = static_cast<const char*>(from.data) + index * bytes;
+  for (int64_t offset = 0; offset < dim * bytes; offset += 64) __builtin_prefetch(row + offset);
+}
+
 // Row r of the tile to to[r * stride]. Empty rows become 0: whatever a caller left in padding must not reach a sum.
 template <class E, class Real>
 void load_query_rows(Real* to, int64_t stride, const Operand& from, const Rows<E>& rows, int64_t heads, int64_t dim) {
   const int64_t start = from.batch.offset(rows.batch);
+  for (int64_t r = 0; r < least(rows.count, rows_ahead); ++r)
+    prefetch_row(from, row_index(start, rows.query[r], heads, rows.head[r], dim), dim);
   for (int64_t r = 0; r < rows.count; ++r, to += stride) {
+    if (const int64_t next = r + rows_ahead; next < rows.count)
+      prefetch_row(from, row_index(start, rows.query[next], heads, rows.head[next], dim), dim);
     if (rows.empty(r))
       memset(to, 0, size_t(dim) * sizeof(Real));
     else
@@ -244,6 +258,8 @@ void load_keys(Real* to, int64_t stride, const Operand& from, const Sequences& a
                int64_t heads, int64_t head, int64_t dim) {
   const int64_t start = from.batch.offset(batch);
   for (int64_t j = tile.first; j < tile.first + tile.count; ++j, to += stride) {
+    if (j + rows_ahead < tile.first + tile.count)
+      prefetch_row(from, row_index(start, j + rows_ahead, heads, head, dim), dim);
     if (at.key_exists(j))
       load_row(to, from.data, from.element, row_index(start, j, heads, head, dim), dim);
     else

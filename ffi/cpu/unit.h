@@ -14,6 +14,8 @@
 #include "logits.h"
 #include "softmax.h"
 #include "forward.h"
+#include "narrow_products.h"
+#include "narrow.h"
 #include "score_gradient.h"
 #include "backward.h"
 #include "bias_gradient.h"
@@ -45,6 +47,15 @@ JAX_FA4_INLINE auto with_engine(const Problem& p, Pass pass, Apply apply) {
   });
 }
 
+// Narrow calls have shapes of their own and read keys and values in their type.
+template <class Apply>
+JAX_FA4_INLINE auto with_narrow(const Problem& p, Apply apply) {
+  if (p.double_precision()) return apply(Narrow<double, double>{});
+  if (p.query.element == Element::bf16) return apply(Narrow<float, BFloat16>{});
+  if (p.query.element == Element::f16) return apply(Narrow<float, Float16>{});
+  return apply(Narrow<float, float>{});
+}
+
 // The gradient of bias needs that of the logits in full: it is computed without the engine for bfloat16.
 template <class Apply>
 JAX_FA4_INLINE auto with_precision(const Problem& p, Apply apply) {
@@ -68,6 +79,8 @@ struct Unit {
     return with_engine<B>(p, pass, [&](auto e) { return scratch_bytes<PackScratch<decltype(e)>>(p); });
   }
   static size_t forward_scratch(const Problem& p, const Plan& plan) {
+    if (plan.heads_of_a_task)
+      return with_narrow(p, [&](auto e) { return scratch_bytes<NarrowScratch<decltype(e)>>(p, plan); });
     return with_engine<B>(p, Pass::forward,
                           [&](auto e) { return scratch_bytes<ForwardScratch<decltype(e)>>(p, plan); });
   }
@@ -78,7 +91,11 @@ struct Unit {
   static size_t bias_scratch(const Problem& p) {
     return with_precision(p, [&](auto e) { return scratch_bytes<BiasScratch<decltype(e)>>(p); });
   }
-  static size_t part_bytes(const Problem& p) {
+  static size_t part_bytes(const Problem& p, const Plan& plan) {
+    if (plan.heads_of_a_task)
+      return with_narrow(p, [&](auto e) {
+        return size_t(plan.heads_of_a_task * NarrowState<decltype(e)>::size(p)) * sizeof(typename decltype(e)::Real);
+      });
     return with_engine<B>(p, Pass::forward, [&](auto e) {
       return size_t(Part<decltype(e)>::size(p)) * sizeof(typename decltype(e)::Real);
     });
@@ -92,9 +109,13 @@ struct Unit {
     with_engine<B>(p, pass, [&](auto e) { pack_task<decltype(e)>(p, plan, pass, task, scratch); });
   }
   static void forward(const Problem& p, const Plan& plan, int64_t task, void* scratch) {
+    if (plan.heads_of_a_task)
+      return with_narrow(p, [&](auto e) { narrow_task<decltype(e)>(p, plan, task, scratch); });
     with_engine<B>(p, Pass::forward, [&](auto e) { forward_task<decltype(e)>(p, plan, task, scratch); });
   }
   static void merge(const Problem& p, const Plan& plan, int64_t task, void* scratch) {
+    if (plan.heads_of_a_task)
+      return with_narrow(p, [&](auto e) { merge_narrow_task<decltype(e)>(p, plan, task, scratch); });
     with_engine<B>(p, Pass::forward, [&](auto e) { merge_task<decltype(e)>(p, plan, task, scratch); });
   }
   static void backward(const Problem& p, const Plan& plan, int64_t task, void* scratch) {
