@@ -1,8 +1,8 @@
 """The FFI contract: targets, attributes, how absent operands travel, and the shapes of results.
 
-ffi/spec.cc reads what stands here. Every operand has the same number of leading batch axes, at least two: those of
-vmap, outermost first, then the caller's; each is of full extent or of extent 1 (shared). Absent operands and gradients
-that were not asked for have the shape (0,).
+ffi/spec.cc reads what stands here. Every operand has the same number of leading batch axes: those of vmap, outermost
+first, then the caller's; each is of full extent or of extent 1 (shared). Absent operands and gradients that were not
+asked for have the shape (0,).
 """
 
 from __future__ import annotations

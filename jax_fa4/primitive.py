@@ -20,9 +20,8 @@ PLAIN = {"blockwise": blockwise.attention, "reference": reference.attention}
 
 def forward(spec: AttentionSpec, operands: Operands) -> tuple[Array, Array]:
     """Output (B, T, N, Hv) and log-sum-exp (B, N, T) of operands with one batch axis."""
-    arrays = [_add_axis(array) for array in calls.pack(operands)]
-    output, log_sum_exp = forward_p.bind(*arrays, spec=spec)
-    return output[0], log_sum_exp[0]
+    output, log_sum_exp = forward_p.bind(*calls.pack(operands), spec=spec)
+    return output, log_sum_exp
 
 
 def backward(
@@ -36,9 +35,8 @@ def backward(
       residuals: output, log-sum-exp and their cotangents.
       gradients: names out of DIFFERENTIABLE.
     """
-    arrays = [_add_axis(array) for array in (*calls.pack(operands), *residuals)]
-    results = backward_p.bind(*arrays, spec=spec, gradients=gradients)
-    named = {name: result[0] for name, result in zip(DIFFERENTIABLE, results, strict=True) if name in gradients}
+    results = backward_p.bind(*calls.pack(operands), *residuals, spec=spec, gradients=gradients)
+    named = {name: result for name, result in zip(DIFFERENTIABLE, results, strict=True) if name in gradients}
     # Query, key or value shared over the batch (extent 1): their gradient is the sum over it.
     shapes = {name: getattr(operands, name).shape for name in named}
     return {

@@ -42,7 +42,7 @@ class Operands(NamedTuple):
     """The arrays of a call, in the order in which the FFI targets take them. Optional ones are None where absent.
 
     Every array starts with the same number of batch axes, each of full extent or of extent 1 (shared): B below.
-    Plain JAX implementations see exactly one batch axis; the primitives see two or more (vmap's before the caller's).
+    Plain JAX implementations see exactly one batch axis; the primitives see one or more (vmap's before the caller's).
     """
 
     query: Array  #                    B T N H

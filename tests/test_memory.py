@@ -200,3 +200,14 @@ def test_process_growth_of_bias_gradient(fresh_process: Any) -> None:
     (with_bias,) = fresh_process(growth, "cpu", (length,), (*QUERY_KEY_VALUE, BIAS))
     one_head = 4 * length * length
     assert with_bias - without < (HEADS + 1) * one_head
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_no_operand_is_copied(dtype: str, heads: int) -> None:
+    """A program is its call: XLA once copied keys and values of one head, for an axis of extent 1 in front of them."""
+    shapes = [(1, 16, 8, 64), (1, 64, heads, 64), (1, 64, heads, 64)]
+    inputs = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+    text = jax.jit(jax_fa4.attention).lower(*inputs).compile().as_text()
+    assert text.count("custom-call(") == 1
+    assert "copy(" not in text and "fusion(" not in text
