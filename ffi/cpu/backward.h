@@ -110,7 +110,7 @@ void add_tile(const Problem& p, const View<E>& view, const PackedTile<E>& packed
   for_each_depth(view, [&](int64_t begin, int64_t end, int64_t first_vec, int64_t last_vec) {
     const int64_t r = first_vec * lanes<Real>;
     E::multiply(p.head_dim, (last_vec - first_vec) * lanes<Real>, end - begin, tile.query_gradient + r,
-                E::tile_rows, packed.key_transposed + E::left_offset(begin), E::left_block(E::tile_keys),
+                E::tile_rows, packed.key_transposed + E::left_offset(begin), E::left_block(packed.room),
                 scratch.ds_right + E::items(begin) * E::tile_rows + r, E::tile_rows, true);
   });
 }

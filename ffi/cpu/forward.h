@@ -119,7 +119,7 @@ void add_key_tile(const Problem& p, const Sequences& at, const View<E>& view, co
   for_each_depth(view, [&](int64_t begin, int64_t end, int64_t first_vec, int64_t last_vec) {
     const int64_t r = first_vec * lanes<Real>;
     E::multiply(p.value_head_dim, (last_vec - first_vec) * lanes<Real>, end - begin, tile.state.output + r,
-                E::tile_rows, packed.value_transposed + E::left_offset(begin), E::left_block(E::tile_keys),
+                E::tile_rows, packed.value_transposed + E::left_offset(begin), E::left_block(packed.room),
                 scratch.probabilities + E::items(begin) * E::tile_rows + r, E::tile_rows, true);
   });
 }

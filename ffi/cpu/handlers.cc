@@ -65,6 +65,7 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs operands, ffi::Remai
   if (!problem.has_value()) return problem.error();
   const ffi::ErrorOr<const Kernels*> chosen = kernels();
   if (!chosen.has_value()) return chosen.error();
+  if (problem->batch == 0 || problem->query_length == 0) return ffi::Error::Success();  // no rows
   const Kernels& k = **chosen;
   Plan plan = forward_plan(*problem, k.tiles(*problem, Pass::forward));
   Memory packed, parts;

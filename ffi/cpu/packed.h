@@ -9,14 +9,17 @@ using jax_fa4::cpu::Pass;
 template <class E>
 struct PackedTile {
   using Item = typename E::Item;
-  static constexpr int64_t room = E::tile_keys;
-
   Item* key;               // rows are keys: logits
   Item* value_transposed;  // rows are dimensions: output (forward)
   Item* value;             // rows are keys: gradient of probabilities (backward)
   Item* key_transposed;    // rows are dimensions: query gradient (backward)
+  int64_t room;            // keys, the depth of the transposed ones
+
+  // Keys that a tile has room for: short sequences must not take the memory of long ones.
+  static int64_t room_for(const Problem& p) { return rounded_up(least(E::tile_keys, p.key_length), E::key_step); }
 
   static int64_t size(const Problem& p, Pass pass) {
+    const int64_t room = room_for(p);
     const int64_t key = E::left_size(room, p.head_dim), value = E::left_size(room, p.value_head_dim);
     const int64_t key_transposed = E::left_size(p.head_dim, room);
     const int64_t value_transposed = E::left_size(p.value_head_dim, room);
@@ -24,7 +27,7 @@ struct PackedTile {
   }
 
   PackedTile() : key(nullptr) {}
-  PackedTile(const Problem& p, Pass pass, Item* memory) : key(memory) {
+  PackedTile(const Problem& p, Pass pass, Item* memory) : key(memory), room(room_for(p)) {
     Item* const after_key = memory + E::left_size(room, p.head_dim);
     value_transposed = value = after_key;
     key_transposed = pass == Pass::backward ? after_key + E::left_size(room, p.value_head_dim) : nullptr;
@@ -50,14 +53,14 @@ void pack_tile(const Problem& p, Pass pass, const Sequences& at, int64_t batch, 
     memset(scratch.rows + keys.count * p.head_dim, 0, size_t((depth - keys.count) * p.head_dim) * sizeof(*scratch.rows));
   E::pack_left(to.key, scratch.rows, p.head_dim, depth, p.head_dim);
   if (pass == Pass::backward)
-    E::pack_left_transposed(to.key_transposed, E::tile_keys, scratch.rows, p.head_dim, p.head_dim, depth);
+    E::pack_left_transposed(to.key_transposed, to.room, scratch.rows, p.head_dim, p.head_dim, depth);
 
   load_keys(scratch.rows, p.value_head_dim, p.value, at, batch, keys, p.key_value_heads, head, p.value_head_dim);
   if (depth > keys.count)
     memset(scratch.rows + keys.count * p.value_head_dim, 0,
            size_t((depth - keys.count) * p.value_head_dim) * sizeof(*scratch.rows));
   if (pass == Pass::forward)
-    E::pack_left_transposed(to.value_transposed, E::tile_keys, scratch.rows, p.value_head_dim, p.value_head_dim, depth);
+    E::pack_left_transposed(to.value_transposed, to.room, scratch.rows, p.value_head_dim, p.value_head_dim, depth);
   else
     E::pack_left(to.value, scratch.rows, p.value_head_dim, depth, p.value_head_dim);
 }
