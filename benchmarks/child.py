@@ -31,12 +31,12 @@ import jax_fa4
 from jax_fa4 import extension
 
 EFFORTS = {
-    False: timing.Effort(seconds=1.2, least_rounds=3, most_rounds=12),
+    False: timing.Effort(seconds=0.8, least_rounds=3, most_rounds=12),
     True: timing.Effort(seconds=0.5, least_rounds=2, most_rounds=5),
 }
 # The programs of these take turns for each other's sake: one's cost is a few percent of the other.
 FEATURE_EFFORTS = {
-    False: timing.Effort(seconds=4.0, least_rounds=5, most_rounds=15),
+    False: timing.Effort(seconds=3.0, least_rounds=5, most_rounds=15),
     True: timing.Effort(seconds=2.0, least_rounds=3, most_rounds=5),
 }
 PEAK_SECONDS, READ_SECONDS = 0.008, 0.05
