@@ -313,6 +313,10 @@ _SHAPES = (
     Case("bfloat16", head_dim=1, value_head_dim=8),
     Case("float64"),
     Case("float64", query_length=130, is_causal=True, segments="packed", nan_padding=True),
+    # So many rows of one head that its gradients are summed in stripes; so many tiles that tasks take several.
+    Case(batch=1, query_length=1100, key_length=300, query_heads=2, key_value_heads=1, head_dim=16, is_causal=True),
+    Case(batch=4, query_length=600, key_length=200, key_value_heads=4, head_dim=16, is_causal=True),
+    Case("bfloat16", batch=4, query_length=600, key_length=200, key_value_heads=4, head_dim=16, window=(90, 3)),
 )  # fmt: skip
 
 _COMBINATIONS = (

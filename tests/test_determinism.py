@@ -22,7 +22,7 @@ THREADS = (1, 2, 3, 7)
 # The gradients of a single head are cut into stripes of queries, those of many heads are not; a bias that heads and
 # batch share is a sum over them; a window and lengths leave tasks with nothing to do; many keys are dealt to several.
 CASES = (
-    Case(batch=1, query_length=257, key_length=193, query_heads=1, key_value_heads=1, is_causal=True, sinks=True),
+    Case(batch=1, query_length=2100, key_length=193, query_heads=1, key_value_heads=1, is_causal=True, sinks=True),
     Case("bfloat16", batch=1, query_length=130, query_heads=6, key_value_heads=1, alibi=True, bias="query"),
     Case(batch=3, query_heads=8, key_value_heads=8, head_dim=16, sinks=True, alibi=True),
     Case("float16", batch=5, bias="head", head_dim=16, logits_soft_cap=2.0),
