@@ -126,37 +126,15 @@ JAX_FA4_INLINE Vec<double> magnitude(Vec<double> x) { return (Vec<double>)((IntV
 template <class Real>
 JAX_FA4_INLINE bool any(IntVec<Real> mask) {
 #if defined(__AVX512F__)
-  if constexpr (vector_bytes == 64 && sizeof(Real) == 4) return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+  if constexpr (vector_bytes == 64 && sizeof(Real) == 4)
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
 #endif
   Int<Real> all = 0;
   for (int64_t i = 0; i < lanes<Real>; ++i) all |= mask[i];
   return all != 0;
 }
 
-// e^x for x < 88, 0 below -87.4; NaN stays NaN. x = n ln 2 + f with the nearest integer n; a polynomial for e^f (least
-// maximum of the relative error, 3e-9 before rounding); then n goes into the exponent. Natural units, because a logit
-// less the row's maximum or log-sum-exp is often exact, and log2(e) times either is not.
-JAX_FA4_INLINE Vec<float> exp(Vec<float> x) {
-  typedef Simd<float>::BitsVec Bits;
-  const Vec<float> smallest = broadcast(-88.0f);
-  const float nearest = 12582912.0f;  // 1.5 * 2^23: adding it leaves n in the low bits
-  const float log2_of_e = 1.44269504f;
-  const float log_of_2_high = 0.69314575f, log_of_2_low = 1.4286068e-6f;  // n times the first is exact
-  x = x < smallest ? smallest : x;
-  const Vec<float> shifted = x * log2_of_e + nearest;
-  const Vec<float> n = shifted - nearest;
-  const Vec<float> f = (x - n * log_of_2_high) - n * log_of_2_low;
-  Vec<float> p = broadcast(0.0013814599f);
-  p = p * f + 0.008368717f;
-  p = p * f + 0.04166839f;
-  p = p * f + 0.16666521f;
-  p = p * f + 0.49999994f;
-  p = p * f + 1.0f;
-  p = p * f + 1.0f;
-  const Bits exponent = ((Bits)shifted << 23) + (127u << 23);
-  return p * (Vec<float>)exponent;
-}
-
+// Doubles one by one: they need not be fast.
 JAX_FA4_INLINE Vec<double> exp(Vec<double> x) {
   for (int64_t i = 0; i < lanes<double>; ++i) x[i] = ::exp(x[i]);
   return x;
@@ -200,12 +178,6 @@ JAX_FA4_INLINE Vec<float> exp2(Vec<float> t) {
   p = p * f + 0.693147004f;
   p = p * f + 1.0f;
   return p * (Vec<float>)((Simd<float>::BitsVec)shifted << 23);
-}
-
-template <bool = false>
-JAX_FA4_INLINE Vec<double> exp2(Vec<double> t) {
-  for (int64_t i = 0; i < lanes<double>; ++i) t[i] = ::exp2(t[i]);
-  return t;
 }
 
 // x p(x^2) / q(x^2), both of degree 4 and 1 at 0: fewer steps than by an exponential, and small x stays exact. From the

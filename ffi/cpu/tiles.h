@@ -213,7 +213,7 @@ JAX_FA4_INLINE void for_each_depth(const View<E>& view, Apply apply) {
   }
 }
 
-// Index of the first element of the call's token 0, head 0 of a batch entry; tokens are heads * dim apart.
+// Index of the first element of a token's head, in a batch entry that begins at batch_offset.
 JAX_FA4_INLINE int64_t row_index(int64_t batch_offset, int64_t token, int64_t heads, int64_t head, int64_t dim) {
   return batch_offset + (token * heads + head) * dim;
 }
