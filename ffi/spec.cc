@@ -12,7 +12,32 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-using Dims = std::vector<int64_t>;
+// A shape, without memory of its own to allocate: tiny calls are read in less than a microsecond. Nothing has more axes
+// than those of the batch and three; what does is refused before it is kept.
+class Dims {
+ public:
+  static constexpr size_t most = max_batch_axes + 3;
+
+  Dims() = default;
+  Dims(std::initializer_list<int64_t> extents) { append(extents.begin(), extents.end()); }
+
+  template <class Iterator>
+  void append(Iterator first, Iterator last) {
+    for (; first != last && size_ < most; ++first) extents_[size_++] = *first;
+  }
+  void push_back(int64_t extent) { append(&extent, &extent + 1); }
+  void append(const Dims& others) { append(others.begin(), others.end()); }
+
+  size_t size() const { return size_; }
+  const int64_t* begin() const { return extents_; }
+  const int64_t* end() const { return extents_ + size_; }
+  int64_t operator[](size_t axis) const { return extents_[axis]; }
+  int64_t& operator[](size_t axis) { return extents_[axis]; }
+
+ private:
+  size_t size_ = 0;
+  int64_t extents_[most] = {};
+};
 
 constexpr int64_t any_extent = -1;           // in an expected shape: any
 constexpr int64_t one_or = int64_t{1} << 40;  // one_or + n: 1 or n
@@ -84,7 +109,13 @@ class Reader {
   Array array(const char* name, ffi::AnyBuffer buffer) {
     Array array;
     array.name = name;
-    array.dims.assign(buffer.dimensions().begin(), buffer.dimensions().end());
+    const auto dims = buffer.dimensions();
+    if (dims.size() > Dims::most) {
+      refuse(std::string(name) + " has " + std::to_string(dims.size()) + " axes; allowed are at most " +
+             std::to_string(Dims::most));
+      return array;
+    }
+    array.dims.append(dims.begin(), dims.end());
     const std::optional<Element> element = element_of(buffer.element_type());
     if (!element) {
       refuse(std::string(name) + " has an element type that is not float32, bfloat16, float16, float64, int32 or bool");
@@ -135,7 +166,7 @@ class Batch {
     if (axes < 1 || axes > max_batch_axes)
       return reader_.refuse("query has shape " + text_of(arrays[query].dims) +
                             "; allowed are 1 to 8 batch axes, then T, N, H");
-    extents_.assign(size_t(axes), 1);
+    for (int64_t axis = 0; axis < axes; ++axis) extents_.push_back(1);
     for (const Array& array : arrays) {
       if (array.absent()) continue;
       if (array.dims.size() < extents_.size()) return reader_.refuse(std::string(array.name) + " has too few axes");
@@ -147,12 +178,12 @@ class Batch {
 
   // The operand's data and batch strides, after its shape was compared with the batch axes + trailing.
   // `full`: no batch axis may be shared.
-  Operand operand(const Array& array, Dims trailing, bool full = false) {
+  Operand operand(const Array& array, const Dims& trailing, bool full = false) {
     Operand result;
     if (array.absent() || reader_.failed()) return result;
     Dims expected;
     for (int64_t extent : extents_) expected.push_back(full || extent == 1 ? extent : one_or + extent);
-    expected.insert(expected.end(), trailing.begin(), trailing.end());
+    expected.append(trailing);
     bool fits = array.dims.size() == expected.size();
     for (size_t i = 0; fits && i < expected.size(); ++i)
       fits = expected[i] == any_extent || array.dims[i] == expected[i] ||
@@ -217,6 +248,7 @@ std::vector<Array> read_operands(Reader& reader, const ffi::RemainingArgs& opera
     reader.refuse("got " + std::to_string(operands.size()) + " operands; expected " + std::to_string(expected));
     return arrays;
   }
+  arrays.reserve(expected);
   for (size_t i = 0; i < expected; ++i)
     if (operands.isa<ffi::AnyBuffer>(i))
       arrays.push_back(reader.array(operand_names[i], *operands.get<ffi::AnyBuffer>(i)));
@@ -232,6 +264,7 @@ std::vector<Array> read_results(Reader& reader, const ffi::RemainingRets& result
     reader.refuse("got " + std::to_string(results.size()) + " results; expected " + std::to_string(names.size()));
     return arrays;
   }
+  arrays.reserve(names.size());
   for (size_t i = 0; i < names.size(); ++i)
     if (results.isa<ffi::AnyBuffer>(i))
       arrays.push_back(reader.array(names.begin()[i], **results.get<ffi::AnyBuffer>(i)));
@@ -296,7 +329,7 @@ void read_call(Reader& reader, Batch& batch, const std::vector<Array>& arrays, P
                          std::to_string(p.key_value_heads) + ": query heads must be a multiple of key heads");
   if (p.head_dim < 1 || p.value_head_dim < 1) return reader.refuse("head_dim must be at least 1");
   Dims rows = batch.extents();
-  rows.insert(rows.end(), {p.query_heads, p.query_length});
+  rows.append({p.query_heads, p.query_length});
   if (!within_range(256, rows))  // bytes of workspace per row, at most
     return reader.refuse("batch, query heads and query length are too large together");
   p.batch = 1;

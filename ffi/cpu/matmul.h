@@ -37,6 +37,8 @@ void product_block(typename M::Real* c, int64_t c_stride, const typename M::Item
 #pragma GCC unroll 8
     for (int v = 0; v < Vecs; ++v) sum[i][v] = Vec<Real>{};
 
+  // Few rounds, as many each time: their end is foreseen.
+#pragma GCC unroll 4
   for (int64_t k = 0; k < depth; ++k, a += step, b += b_stride) {
     // A packed A may be far away, and is read only once: its next blocks are asked for in time.
     if (row == 1) __builtin_prefetch(a + left_prefetch * step);

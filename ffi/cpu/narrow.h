@@ -1,5 +1,6 @@
 // Forward pass of few rows against many keys, as in decoding. It is as fast as memory is read: keys and values are read
-// where they lie, once, in their own type, and all heads of a task before the next tile of keys: they are neighbours.
+// where they lie, once, in their own type, and in the order in which they lie: a few keys of all heads of a task, which
+// are neighbours, then the next few. That is a stream, which hardware foresees; one head after the other is not.
 // Vectors run along head_dim in both products and along the keys between them, so that few rows waste no lanes.
 #pragma once
 
@@ -28,15 +29,16 @@ template <class E>
 struct NarrowScratch {
   using Real = typename E::Real;
   Rows<E>* rows;           // of each head
-  Real *query, *s, *wide, *row, *states;
+  Real *query, *s, *row, *states;
+  int64_t query_size, s_size;  // of a head
 
   NarrowScratch(Carver& carver, const Problem& p, const Plan& plan) {
-    const int64_t rows_of_head = p.query_length * p.group(), room = E::room(rows_of_head);
+    const int64_t room = E::room(p.query_length * p.group());
+    query_size = room * E::padded(p.head_dim);
+    s_size = room * E::tile_keys;
     rows = carver.take<Rows<E>>(plan.heads_of_a_task);
-    query = carver.take<Real>(plan.heads_of_a_task * room * E::padded(p.head_dim));
-    s = carver.take<Real>(room * E::tile_keys);
-    wide = rows_of_head <= 2 * E::group ? nullptr
-                                    : carver.take<Real>(E::tile_keys * E::padded(most(p.head_dim, p.value_head_dim)));
+    query = carver.take<Real>(plan.heads_of_a_task * query_size);
+    s = carver.take<Real>(plan.heads_of_a_task * s_size);
     row = carver.take<Real>(p.value_head_dim);
     states = plan.key_parts > 1 ? nullptr : carver.take<Real>(plan.heads_of_a_task * NarrowState<E>::size(p));
   }
@@ -158,50 +160,65 @@ void narrow_softmax(const Problem& p, const View<E>& view, int64_t r, typename E
   store(state.sum + r * width, sum);
 }
 
-// What a task reads of one head: the keys and values of a tile, and the keys that it will read next.
-template <class E>
-struct NarrowTile {
-  using T = typename E::T;
-  Lines<T> key, value, next_key;
-};
+// How many keys of all heads are a chunk: what is read of one head is far from what is read of it next, so not many; but
+// the sums of the output are read and written once a chunk, so not few either. It ends in the nearest cache.
+constexpr int64_t bytes_of_a_chunk = 1 << 14;
 
 template <class E>
-void add_narrow_tile(const Problem& p, const Sequences& at, const Rows<E>& rows, const View<E>& view,
-                     const NarrowTile<E>& tile, const typename E::Real* query, const NarrowScratch<E>& scratch,
-                     const NarrowState<E>& state) {
-  using Real = typename E::Real;
-  using Wide = Narrow<Real, Real>;
-  const int64_t dim = p.head_dim, value_dim = p.value_head_dim, padded = E::padded(dim);
-  const int64_t value_padded = E::padded(value_dim), last = view.keys.count - 1;
-  const Ahead ahead(tile.value, value_dim), next(tile.next_key, dim), nothing(tile.key, 0);
-  Real* const s = scratch.s;
-  if (!scratch.wide) {
-    for_each_group<E>(rows.count, [&]<int group>(int64_t r) {
-      multiply_keys<E, group>(query + r * padded, tile.key, view.all_begin, view.all_end, last, dim,
-                              r ? nothing : ahead, s + r * E::tile_keys);
+int64_t keys_of_a_chunk(const Problem& p, int64_t heads) {
+  const int64_t bytes_of_a_key = heads * most(p.head_dim, p.value_head_dim) * int64_t{sizeof(typename E::T)};
+  return clamped(rounded_down(bytes_of_a_chunk / bytes_of_a_key, E::key_step), E::key_step, E::tile_keys);
+}
+
+// Products of a chunk of keys, begin <= j < end of the tile, with all rows of a head.
+template <class E>
+void add_narrow_keys(const Problem& p, const Lines<typename E::T>& keys, int64_t rows, int64_t begin, int64_t end,
+                     int64_t last, const typename E::Real* query, typename E::Real* s) {
+  for_each_group<E>(rows, [&]<int group>(int64_t r) {
+    multiply_keys<E, group>(query + r * E::padded(p.head_dim), keys, begin, end, last, p.head_dim,
+                            r == 0 ? end - begin : 0, s + r * E::tile_keys);
+  });
+}
+
+template <class E>
+void add_narrow_values(const Problem& p, const Sequences& at, KeyTile tile, const Lines<typename E::T>& values,
+                       int64_t rows, int64_t begin, int64_t end, const typename E::Real* s,
+                       const NarrowState<E>& state) {
+  for_each_existing_run(at, tile, begin, end, [&](int64_t first, int64_t after) {
+    for_each_group<E>(rows, [&]<int group>(int64_t r) {
+      multiply_values<E, group>(s + r * E::tile_keys, values, first, after, p.value_head_dim,
+                                r == 0 ? end - begin : 0, state.output + r * E::padded(p.value_head_dim));
     });
-  } else {
-    const Lines<Real> key = widen<E>(tile.key, view.all_begin, least(view.all_end, last + 1), dim, ahead, scratch.wide);
-    for_each_group<E>(rows.count, [&]<int group>(int64_t r) {
-      multiply_keys<Wide, group>(query + r * padded, key, view.all_begin, view.all_end, last, padded, nothing,
-                                 s + r * E::tile_keys);
-    });
-  }
-  for (int64_t r = 0; r < rows.count; ++r) {
-    finish_logits(p, at, rows, r, view, s + r * E::tile_keys);
-    narrow_softmax(p, view, r, s + r * E::tile_keys, state);
-  }
-  for_each_existing_run(at, view.keys, view.all_begin, view.all_end, [&](int64_t begin, int64_t end) {
-    if (!scratch.wide)
-      return for_each_group<E>(rows.count, [&]<int group>(int64_t r) {
-        multiply_values<E, group>(s + r * E::tile_keys, tile.value, begin, end, value_dim, r ? nothing : next,
-                                  state.output + r * value_padded);
-      });
-    const Lines<Real> value = widen<E>(tile.value, begin, end, value_dim, next, scratch.wide);
-    for_each_group<E>(rows.count, [&]<int group>(int64_t r) {
-      multiply_values<Wide, group>(s + r * E::tile_keys, value, begin, end, value_padded, nothing,
-                                   state.output + r * value_padded);
-    });
+  });
+}
+
+// A tile of keys of all heads of a task.
+template <class E>
+void add_narrow_tile(const Problem& p, const Sequences& at, const NarrowTask& own, const View<E>& view,
+                     const NarrowScratch<E>& scratch, typename E::Real* states) {
+  using T = typename E::T;
+  const int64_t rows = scratch.rows[0].count, chunk = keys_of_a_chunk<E>(p, own.heads);
+  const auto for_each_chunk = [&](auto apply) {
+    for (int64_t j = view.all_begin; j < view.all_end; j += chunk)
+      for (int64_t i = 0; i < own.heads; ++i) apply(i, j, least(j + chunk, view.all_end));
+  };
+  for_each_chunk([&](int64_t i, int64_t begin, int64_t end) {
+    const Lines<T> keys =
+        lines_of<T>(p.key, own.batch, view.keys.first, p.key_value_heads, own.first_head + i, p.head_dim);
+    add_narrow_keys<E>(p, keys, rows, begin, end, view.keys.count - 1, scratch.query + i * scratch.query_size,
+                       scratch.s + i * scratch.s_size);
+  });
+  for (int64_t i = 0; i < own.heads; ++i)
+    for (int64_t r = 0; r < rows; ++r) {
+      typename E::Real* const s = scratch.s + i * scratch.s_size + r * E::tile_keys;
+      finish_logits(p, at, scratch.rows[i], r, view, s);
+      narrow_softmax(p, view, r, s, NarrowState<E>(p, states, i));
+    }
+  for_each_chunk([&](int64_t i, int64_t begin, int64_t end) {
+    const Lines<T> values =
+        lines_of<T>(p.value, own.batch, view.keys.first, p.key_value_heads, own.first_head + i, p.value_head_dim);
+    add_narrow_values<E>(p, at, view.keys, values, rows, begin, end, scratch.s + i * scratch.s_size,
+                         NarrowState<E>(p, states, i));
   });
 }
 
@@ -231,17 +248,15 @@ typename E::Real* narrow_part(const Problem& p, const Plan& plan, int64_t task) 
 template <class E>
 void narrow_task(const Problem& p, const Plan& plan, int64_t task, void* memory) {
   using Real = typename E::Real;
-  using T = typename E::T;
   Carver carver(memory);
   const NarrowScratch<E> scratch(carver, p, plan);
   const NarrowTask own(p, plan, task);
   const Sequences at = sequences_of(p, own.batch);
   Real* const states = plan.key_parts > 1 ? narrow_part<E>(p, plan, task) : scratch.states;
-  const int64_t query_size = E::room(p.query_length * p.group()) * E::padded(p.head_dim);
   const auto state = [&](int64_t i) { return NarrowState<E>(p, states, i); };
   for (int64_t i = 0; i < own.heads; ++i) {
     describe_rows(scratch.rows[i], p, at, own.batch, (own.first_head + i) * p.group(), p.group(), 0);
-    start_head(p, scratch.rows[i], own.part == 0, scratch.query + i * query_size, state(i));
+    start_head(p, scratch.rows[i], own.part == 0, scratch.query + i * scratch.query_size, state(i));
   }
 
   const Rows<E>& rows = scratch.rows[0];  // all heads see the same keys
@@ -253,16 +268,7 @@ void narrow_task(const Problem& p, const Plan& plan, int64_t task, void* memory)
     // All rows take the keys of any.
     view.masked |= view.common_begin > view.all_begin || view.common_end < view.all_end || view.first_vec > 0 ||
                    view.last_vec < rows.padded / lanes<Real>;
-    for (int64_t i = 0; i < own.heads; ++i) {
-      const int64_t head = own.first_head + i;
-      const bool more = i + 1 < own.heads;
-      const NarrowTile<E> tile = {
-          lines_of<T>(p.key, own.batch, first, p.key_value_heads, head, p.head_dim),
-          lines_of<T>(p.value, own.batch, first, p.key_value_heads, head, p.value_head_dim),
-          lines_of<T>(p.key, own.batch, more ? first : first + E::tile_keys, p.key_value_heads,
-                      more ? head + 1 : own.first_head, p.head_dim)};
-      add_narrow_tile(p, at, scratch.rows[i], view, tile, scratch.query + i * query_size, scratch, state(i));
-    }
+    add_narrow_tile(p, at, own, view, scratch, states);
   }
   if (plan.key_parts > 1) return;
   for (int64_t i = 0; i < own.heads; ++i) finish_head(p, scratch.rows[i], state(i), scratch.row);

@@ -1,5 +1,4 @@
-// The products of few rows (narrow.h): vectors along head_dim, keys and values read where they lie, in their own type, while
-// what comes next is asked for.
+// The products of few rows (narrow.h): vectors along head_dim, keys and values read where they lie, in their own type.
 #pragma once
 
 namespace {
@@ -114,28 +113,20 @@ JAX_FA4_INLINE void add_lanes(Vec<Real>* v, Numbers<l...> numbers) {
   if constexpr (distance > 1) add_lanes<Real, distance / 2>(v, numbers);
 }
 
-// What is read next, asked for row by row while other rows are read: heads of a token lie apart, too short for the
-// hardware to see a stream in time.
-struct Ahead {
-  const char* first;
-  int64_t stride, bytes;
+// The same numbers of a line some lines on, which will be wanted soon: the heads of a token lie in pieces too short for
+// hardware to foresee all of them.
+template <class T>
+JAX_FA4_INLINE void prefetch_line(const T* line, int64_t distance, int64_t dim) {
+  const char* const from = reinterpret_cast<const char*>(line + distance);
+  for (int64_t b = 0; b < dim * int64_t{sizeof(T)}; b += 64) __builtin_prefetch(from + b, 0, 2);
+}
 
-  template <class T>
-  Ahead(Lines<T> lines, int64_t dim)
-      : first(reinterpret_cast<const char*>(lines.first)),
-        stride(lines.stride * int64_t{sizeof(T)}),
-        bytes(dim * int64_t{sizeof(T)}) {}
-
-  JAX_FA4_INLINE void fetch(int64_t row) const {
-    for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(first + row * stride + b, 0, 2);
-  }
-};
-
-// s[row][key] for keys begin <= j < end of the tile. All lanes' worth of sums of a group, over head_dim, are in
-// registers, with so many keys that their loads are under way together. Keys after `last` are read as that one.
+// s[row][key] for keys begin <= j < end of the tile, while those `ahead` keys on are asked for (0: none are). All lanes'
+// worth of sums of a group, over head_dim, are in registers, with so many keys that their loads are under way together.
+// Keys after `last` are read as that one.
 template <class E, int rows>
 void multiply_keys(const typename E::Real* query, Lines<typename E::T> keys, int64_t begin, int64_t end, int64_t last,
-                   int64_t dim, const Ahead& ahead, typename E::Real* s) {
+                   int64_t dim, int64_t ahead, typename E::Real* s) {
   using Real = typename E::Real;
   using T = typename E::T;
   constexpr int64_t width = lanes<Real>, step = E::at_once * width;
@@ -143,7 +134,10 @@ void multiply_keys(const typename E::Real* query, Lines<typename E::T> keys, int
   const int64_t padded = E::padded(dim), whole = rounded_down(dim, step);
   for (int64_t j = begin; j < end; j += count) {
     const T* key[count];
-    for (int i = 0; i < count; ++i) key[i] = keys.first + least(j + i, last) * keys.stride, ahead.fetch(j + i);
+    for (int i = 0; i < count; ++i) {
+      key[i] = keys.first + least(j + i, last) * keys.stride;
+      if (ahead) prefetch_line(key[i], ahead * keys.stride, dim);
+    }
     Vec<Real> sum[width] = {};
     const auto add = [&](int64_t d, auto read_key) {
 #pragma GCC unroll 16
@@ -174,7 +168,7 @@ void multiply_keys(const typename E::Real* query, Lines<typename E::T> keys, int
 // not 0, only so many numbers are there.
 template <class E, int rows, int vecs, bool part>
 void multiply_block(const typename E::Real* s, Lines<typename E::T> values, int64_t begin, int64_t end, int64_t dim,
-                    const Ahead& ahead, typename E::Real* out, int64_t out_stride) {
+                    int64_t ahead, typename E::Real* out, int64_t out_stride) {
   using Real = typename E::Real;
   constexpr int64_t width = lanes<Real>;
   Vec<Real> sum[rows][vecs];
@@ -184,7 +178,7 @@ void multiply_block(const typename E::Real* s, Lines<typename E::T> values, int6
     for (int v = 0; v < vecs; ++v) sum[r][v] = load(out + r * out_stride + v * width);
   const typename E::T* from = values.first + begin * values.stride;
   for (int64_t j = begin; j < end; ++j, from += values.stride) {
-    ahead.fetch(j);
+    if (ahead) prefetch_line(from, ahead * values.stride, dim);
     Vec<Real> value[vecs];
 #pragma GCC unroll 8
     for (int v = 0; v < vecs; v += E::at_once)
@@ -206,14 +200,14 @@ void multiply_block(const typename E::Real* s, Lines<typename E::T> values, int6
 // The same for all of head_dim.
 template <class E, int rows>
 void multiply_values(const typename E::Real* s, Lines<typename E::T> values, int64_t begin, int64_t end, int64_t dim,
-                     Ahead ahead, typename E::Real* out) {
+                     int64_t ahead, typename E::Real* out) {
   constexpr int64_t width = lanes<typename E::Real>;
   constexpr int sums = registers / 2, least_vecs = E::at_once;  // so many hide the latency of an addition
   constexpr int most_vecs = sums / rows > 8 ? 8 : sums / rows < least_vecs ? least_vecs : sums / rows;
   const int64_t padded = E::padded(dim);
   const auto add = [&]<int vecs, bool part>() {
     multiply_block<E, rows, vecs, part>(s, values, begin, end, dim, ahead, out, padded);
-    ahead.bytes = 0;
+    ahead = 0;
     values.first += vecs * width, out += vecs * width, dim -= vecs * width;
   };
   while (dim >= most_vecs * width) add.template operator()<most_vecs, false>();
@@ -232,25 +226,6 @@ JAX_FA4_INLINE void for_each_group(int64_t rows, Apply apply) {
     if (here == 2) apply.template operator()<2>(first);
     if constexpr (E::group >= 4) if (here == 4) apply.template operator()<4>(first);
   }
-}
-
-// Lines as they are computed with, for several groups of rows that read them.
-template <class E>
-Lines<typename E::Real> widen(Lines<typename E::T> from, int64_t begin, int64_t end, int64_t dim, const Ahead& ahead,
-                              typename E::Real* to) {
-  using Real = typename E::Real;
-  constexpr int64_t width = lanes<Real>, step = E::at_once * width;
-  const int64_t padded = E::padded(dim);
-  for (int64_t j = begin; j < end; ++j) {
-    ahead.fetch(j);
-    for (int64_t d = 0; d < dim; d += step) {
-      Vec<Real> numbers[E::at_once];
-      if (d + step <= dim) read<E>(from.first + j * from.stride + d, numbers);
-      else read_part<E>(from.first + j * from.stride + d, dim - d, numbers);
-      for (int v = 0; v < E::at_once; ++v) store(to + j * padded + d + v * width, numbers[v]);
-    }
-  }
-  return {to, padded};
 }
 
 // Calls apply(begin, end) for runs of the tile's keys that exist: values of others may be NaN, which 0 does not undo.

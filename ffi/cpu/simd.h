@@ -129,6 +129,12 @@ JAX_FA4_INLINE bool any(IntVec<Real> mask) {
   if constexpr (vector_bytes == 64 && sizeof(Real) == 4)
     return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
 #endif
+#if defined(__AVX2__)
+  if constexpr (vector_bytes == 32) return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
+#endif
+#if defined(__SSE2__)
+  if constexpr (vector_bytes == 16) return _mm_movemask_epi8((__m128i)mask) != 0;
+#endif
   Int<Real> all = 0;
   for (int64_t i = 0; i < lanes<Real>; ++i) all |= mask[i];
   return all != 0;
