@@ -50,14 +50,12 @@ def _add_axis(array: Array) -> Array:
 
 
 def _forward_types(*avals: Any, spec: AttentionSpec) -> list[Any]:
-    results = calls.forward_results(spec, calls.unpack(avals))
-    return [sharding.result_type(avals, shape, dtype) for shape, dtype in results]
+    return sharding.result_types("forward", avals, calls.forward_results(spec, calls.unpack(avals)))
 
 
 def _backward_types(*avals: Any, spec: AttentionSpec, gradients: tuple[str, ...]) -> list[Any]:
     operands, residuals = _split(avals)
-    results = calls.backward_results(operands, residuals, gradients)
-    return [sharding.result_type(avals, shape, dtype) for shape, dtype in results]
+    return sharding.result_types("backward", avals, calls.backward_results(operands, residuals, gradients))
 
 
 def _batch(primitive: Primitive, arrays: Sequence[Array], axes: Sequence[Any], **params: Any) -> tuple[Any, Any]:

@@ -22,6 +22,8 @@ OPERANDS = {
     "backward": (*_FORWARD_OPERANDS, *_FORWARD_RESULTS, *_FORWARD_RESULTS),
 }
 RESULTS = {"forward": _FORWARD_RESULTS, "backward": _GRADIENTS}
+# One number per head.
+PARAMETERS = ("sinks", "alibi_slopes")
 # Operands of a user, whose shardings were the user's choice; what follows them in the backward call came out of JAX.
 GIVEN = len(_FORWARD_OPERANDS)
 _ABSENT = (0,)
@@ -42,11 +44,12 @@ NAMES = (
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """Letters of a call's operands and results, and the extents of the letters."""
+    """Letters of a call's operands and results, extents of the letters, and how many batch axes lead."""
 
     operands: tuple[Letters, ...]
     results: tuple[Letters, ...]
     extents: dict[str, Any]
+    batch_axes: int
 
     @property
     def group(self) -> int:
@@ -71,6 +74,7 @@ def of_call(direction: str, operands: Sequence[Shape], results: Sequence[Shape])
         tuple(letters_of(shape, trailing) for shape, trailing in zip(operands, OPERANDS[direction], strict=True)),
         tuple(letters_of(shape, trailing) for shape, trailing in zip(results, RESULTS[direction], strict=True)),
         extents,
+        batch_axes,
     )
 
 
@@ -95,15 +99,17 @@ def length_error(name: str, letter: str, shards: int) -> str:
     """Words for an operand of which a device would hold a part of the length, or of a head."""
     if letter in "TS":
         instead = (
-            "attention over a sharded sequence is jax_fa4.context_parallel; or give each device the whole length before "
-            "the call, which gathers it: jax.lax.with_sharding_constraint, or jax.reshard in a mesh of Explicit axes"
+            "attention over a sharded sequence is jax_fa4.context_parallel; or give each device the whole length, "
+            "which gathers it: jax.lax.with_sharding_constraint before the call, in a mesh of Explicit axes jax.reshard"
         )
     else:
         instead = (
-            "shard heads or the batch instead, with jax.lax.with_sharding_constraint before the call, or jax.reshard in "
-            "a mesh of Explicit axes"
+            "shard heads or the batch instead, with jax.lax.with_sharding_constraint before the call, in a mesh of "
+            "Explicit axes with jax.reshard"
         )
-    return f"jax_fa4.attention: {name} has its {WHOLE[letter]} cut into {shards} shards, which no kernel can do: {instead}"
+    return (
+        f"jax_fa4.attention: {name} has its {WHOLE[letter]} cut into {shards} shards, which no kernel can do: {instead}"
+    )
 
 
 def heads_error(query_heads: int, key_heads: int, shards: int) -> str:

@@ -75,8 +75,8 @@ class Layout:
 def of_call(call: Call, devices: int, operands: Sequence[Tiling], results: Sequence[Tiling]) -> Layout:
     """The layout that the shardings of a call's arrays ask for; what disagrees with it is to be resharded.
 
-    Query, key and value decide, then what came out of JAX, then the small operands. A later array may cut a letter that
-    the earlier ones left whole, over devices that hold the same so far.
+    Query, key and value decide, then what came out of JAX, then bias and mask: a later array may cut a letter that the
+    earlier ones left whole, over devices that hold the same so far. Those with fewer axes follow, however they lie.
 
     Raises:
       ValueError: a length or head_dim is cut, or a number of shards does not divide an extent.
@@ -85,12 +85,16 @@ def of_call(call: Call, devices: int, operands: Sequence[Tiling], results: Seque
         for letter, cut in zip(letters, tiling, strict=True):
             if letter in axes.WHOLE and cut is not None:
                 raise ValueError(axes.length_error(axes.NAMES[position], letter, cut.shards))
-    own, derived, small = (
-        list(zip(call.operands, operands, strict=True))[part]
-        for part in (slice(3), slice(axes.GIVEN, None), slice(3, axes.GIVEN))
+    arrays = (
+        *zip(call.operands[:3], operands[:3], strict=True),
+        *zip(call.results, results, strict=True),
+        *zip(call.operands[axes.GIVEN :], operands[axes.GIVEN :], strict=True),
+        *zip(call.operands[3 : axes.GIVEN], operands[3 : axes.GIVEN], strict=True),
     )
     layout = Layout(devices, {})
-    for letters, tiling in (*own, *zip(call.results, results, strict=True), *derived, *small):
+    for letters, tiling in arrays:
+        if len(letters) < call.batch_axes + 2:
+            continue
         for letter, cut in zip(letters, tiling, strict=True):
             if cut is not None and letter is not None and letter not in axes.WHOLE:
                 layout = _extended(layout, call, letter, cut)
@@ -105,7 +109,7 @@ def _extended(layout: Layout, call: Call, letter: str, cut: Cut) -> Layout:
     if extent % cut.shards:
         what = {"N": "query heads", "K": "key heads"}.get(letter, "batch elements")
         raise ValueError(
-            f"jax_fa4.attention: {extent} {what} are cut into {cut.shards} shards: the number of shards must divide them"
+            f"jax_fa4.attention: {extent} {what} are cut into {cut.shards} shards: they must divide evenly"
         )
     if letter not in "NK":
         return Layout(layout.devices, {**layout.cuts, letter: cut})

@@ -45,12 +45,17 @@ def custom_call(
         attributes = {**attributes, MESH: _signed_extents(mesh)}
     results = jax.ffi.ffi_lowering(target)(ctx, *arrays, **attributes)
     call = axes.of_call(direction, *shapes)
-    results[0].owner.attributes["sdy.sharding_rule"] = _rule(call, arrays, results)
+    operation: Any = results[0]
+    operation.owner.attributes["sdy.sharding_rule"] = _rule(call, arrays, results)
     return results
 
 
 def _rule(call: Call, arrays: Sequence[Any], results: Sequence[Any]) -> Any:
-    """Every letter is a factor; query heads are (key head, head of its group), so that key and value follow."""
+    """Every letter is a factor; query heads are (key head, head of its group), so that key and value follow.
+
+    Heads of sinks and slopes are a factor of their own: parameters are often sharded over the axis of the batch, and
+    what the partitioner does with a few numbers must not decide where the query goes.
+    """
     sizes: list[int] = []
     factors: dict[str, int] = {}
 
@@ -76,9 +81,12 @@ def _rule(call: Call, arrays: Sequence[Any], results: Sequence[Any]) -> Any:
         ]
         return sdy.TensorMappingAttr.get(dim_mappings=dimensions)
 
-    marker = [(None,) for _ in arrays[len(call.operands) :]]
+    operands: list[Letters] = [*call.operands, *((None,) for _ in arrays[len(call.operands) :])]
+    for name in axes.PARAMETERS:
+        position = axes.NAMES.index(name)
+        operands[position] = tuple(name if letter == "N" else letter for letter in operands[position])
     return sdy.OpShardingRuleAttr.get(
-        operand_mappings=[mapping(*pair) for pair in zip((*call.operands, *marker), arrays, strict=True)],
+        operand_mappings=[mapping(*pair) for pair in zip(operands, arrays, strict=True)],
         result_mappings=[mapping(*pair) for pair in zip(call.results, results, strict=True)],
         factor_sizes=sizes,
         is_custom=True,

@@ -1,4 +1,4 @@
-"""XLA's partitioner asks here what a call of ours becomes on each device: the same call on shards, and sums of gradients.
+"""What a call becomes on each device, for XLA's partitioner: the same call on shards, and sums of gradients.
 
 Registered under the calls' own names, so that a program holds plain custom calls: it can be exported and cached.
 """
@@ -21,7 +21,7 @@ from jax_fa4.rules.sharding.lowering import MESH
 
 try:
     from jax._src import xla_bridge
-    from jax._src.lib import xla_client
+    from jax._src.lib import xla_client  # type: ignore[attr-defined]
 
     HloSharding, OpSharding = xla_client.HloSharding, xla_client.OpSharding
     _register = xla_client.register_custom_call_partitioner
@@ -63,7 +63,9 @@ def _partition(
     """The call on one device's shards as an MLIR module, and the shardings that it wants and gives."""
     result_shapes, result_shardings = result_shape.tuple_shapes(), result_sharding.tuple_elements()
     count = len(axes.OPERANDS[direction])
-    call = axes.of_call(direction, *([s.dimensions() for s in shapes] for shapes in (operand_shapes[:count], result_shapes)))
+    call = axes.of_call(
+        direction, *([s.dimensions() for s in shapes] for shapes in (operand_shapes[:count], result_shapes))
+    )
     shapes, shardings = (*operand_shapes, *result_shapes), (*operand_shardings, *result_shardings)
     letters: list[Letters] = [*call.operands, *((None,) for _ in operand_shapes[count:]), *call.results]
     sums: list[Devices | None] = [None] * len(call.results)
@@ -136,16 +138,15 @@ def _global_ids(sums: Sequence[Devices | None], markers: Sequence[Any], config: 
     if not markers:
         return list(sums)
     with mlir.make_ir_context():
-        signed = np.asarray(ir.DenseI64ArrayAttr(ir.DictAttr(ir.Attribute.parse(config.decode()))[MESH]))
+        extents: Any = ir.DenseIntElementsAttr(_attributes(config)[MESH])
+        signed = np.asarray([extents[i] for i in range(len(extents))])
     ids = np.arange(math.prod(np.abs(signed))).reshape(np.abs(signed))
     manual = [axis for axis, extent in enumerate(signed) if extent < 0]
     # (copy of the region, device of the region in the mesh's order)
     copies = np.moveaxis(ids, manual, range(len(manual))).reshape(math.prod(np.abs(signed[manual])), -1)
     (cut,) = _tiling(markers[0], 1)
     assert cut is not None
-    return [
-        None if groups is None else np.concatenate([copy[cut.held[groups]] for copy in copies]) for groups in sums
-    ]
+    return [None if groups is None else np.concatenate([copy[cut.held[groups]] for copy in copies]) for groups in sums]
 
 
 def _tensor(shape: Any) -> tuple[tuple[int, ...], str]:
@@ -201,14 +202,21 @@ def _module(
 
 def _without_mesh(config: bytes) -> str:
     with mlir.make_ir_context():
-        attributes = ir.DictAttr(ir.Attribute.parse(config.decode()))
-        return str(ir.DictAttr.get({entry.name: entry.attr for entry in attributes if entry.name != MESH}))
+        kept = {name: value for name, value in _attributes(config).items() if name != MESH}
+        return str(ir.DictAttr.get(kept))
+
+
+def _attributes(config: bytes) -> dict[str, Any]:
+    """Attributes of the call, in the context of MLIR that is entered."""
+    entries: Any = ir.DictAttr(ir.Attribute.parse(config.decode()))
+    return {entry.name: entry.attr for entry in (entries[i] for i in range(len(entries)))}
 
 
 def _all_reduce(operand: str, result: str, tensor: str, element: str, groups: Devices) -> list[str]:
     rows, members = groups.shape
     return [
-        f'{result} = "stablehlo.all_reduce"({operand}) <{{channel_handle = #stablehlo.channel_handle<handle = 1, type = 1>,',
+        f'{result} = "stablehlo.all_reduce"({operand}) <{{',
+        "  channel_handle = #stablehlo.channel_handle<handle = 1, type = 1>,",
         f"  replica_groups = dense<{groups.tolist()}> : tensor<{rows}x{members}xi64>, use_global_device_ids}}> ({{",
         f"  ^bb0(%x: tensor<{element}>, %y: tensor<{element}>):",
         f"    %z = stablehlo.add %x, %y : tensor<{element}>",
