@@ -22,6 +22,9 @@ OPERANDS = {
     "backward": (*_FORWARD_OPERANDS, *_FORWARD_RESULTS, *_FORWARD_RESULTS),
 }
 RESULTS = {"forward": _FORWARD_RESULTS, "backward": _GRADIENTS}
+# Attribute of calls in partly manual regions, which the partitioner removes: extents of the mesh's axes in order, those
+# of manual ones negated.
+MESH = "mesh"
 # One number per head.
 PARAMETERS = ("sinks", "alibi_slopes")
 # Operands of a user, whose shardings were the user's choice; what follows them in the backward call came out of JAX.

@@ -127,6 +127,8 @@ def _independent(layout: Layout, cut: Cut) -> bool:
     """Whether each shard of this cut meets each combination of the shards so far, on equally many devices."""
     # The key's heads are cut as the query's are: they are no dimension of their own.
     cuts = [other for letter, other in layout.cuts.items() if letter != "K"]
-    place = layout._place(cuts) * cut.shards + cut.held
-    count = np.bincount(place, minlength=math.prod(other.shards for other in cuts) * cut.shards)
+    combinations = math.prod(other.shards for other in cuts) * cut.shards
+    if combinations > layout.devices:
+        return False
+    count = np.bincount(layout._place(cuts) * cut.shards + cut.held, minlength=combinations)
     return bool(np.all(count == count[0]))

@@ -14,12 +14,8 @@ from jax.extend.mlir.dialects import sdy
 from jax.interpreters import mlir
 from jax.sharding import PartitionSpec
 
-from jax_fa4.rules.sharding import axes
+from jax_fa4.rules.sharding import axes, partitioner
 from jax_fa4.rules.sharding.axes import Call, Letters
-
-# Attribute of calls in partially manual regions, which the partitioner removes: extents of the mesh's axes in order,
-# those of manual ones negated.
-MESH = "mesh"
 
 
 def custom_call(
@@ -33,7 +29,11 @@ def custom_call(
       ctx: JAX's lowering context.
       arrays: the operands as values of MLIR.
       attributes: those of the call.
+
+    Raises:
+      NotImplementedError: the program is for several devices and this JAX does not let calls be cut.
     """
+    _check_available(ctx)
     shapes = [[tuple(aval.shape) for aval in avals] for avals in (ctx.avals_in, ctx.avals_out)]
     if not all(isinstance(extent, int) for shape in (*shapes[0], *shapes[1]) for extent in shape):
         # Sizes of a rule are numbers: a program with symbolic shapes is partitioned by its operands' shardings alone.
@@ -42,7 +42,7 @@ def custom_call(
     mesh = _partially_manual_mesh(ctx)
     if mesh is not None and direction == "backward":
         ctx, arrays = _with_marker(ctx, arrays, mesh)
-        attributes = {**attributes, MESH: _signed_extents(mesh)}
+        attributes = {**attributes, axes.MESH: _signed_extents(mesh)}
     results = jax.ffi.ffi_lowering(target)(ctx, *arrays, **attributes)
     call = axes.of_call(direction, *shapes)
     operation: Any = results[0]
@@ -91,6 +91,20 @@ def _rule(call: Call, arrays: Sequence[Any], results: Sequence[Any]) -> Any:
         factor_sizes=sizes,
         is_custom=True,
     )
+
+
+def _check_available(ctx: Any) -> None:
+    """XLA would gather every operand onto every device, silently."""
+    context = ctx.module_context.axis_context
+    manual = frozenset(getattr(context, "manual_axes", ()))
+    mesh = getattr(context, "mesh", None)
+    whole = mesh is not None and manual == frozenset(mesh.axis_names)
+    if not partitioner.AVAILABLE and not whole and (getattr(context, "num_devices", None) or 1) > 1:
+        raise NotImplementedError(
+            f"jax_fa4 cannot cut its calls into shards under JAX {jax.__version__}, whose names for that are not those "
+            "of JAX 0.10 and 0.11: call attention inside a jax.shard_map over all axes of the mesh, or pass "
+            'implementation="blockwise"'
+        )
 
 
 def _partially_manual_mesh(ctx: Any) -> Any:

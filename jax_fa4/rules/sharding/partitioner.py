@@ -17,7 +17,6 @@ from jax.interpreters import mlir
 from jax_fa4.rules.sharding import axes, layout
 from jax_fa4.rules.sharding.axes import Letters
 from jax_fa4.rules.sharding.layout import Cut, Devices, Layout, Tiling
-from jax_fa4.rules.sharding.lowering import MESH
 
 try:
     from jax._src import xla_bridge
@@ -25,18 +24,19 @@ try:
 
     HloSharding, OpSharding = xla_client.HloSharding, xla_client.OpSharding
     _register = xla_client.register_custom_call_partitioner
+    AVAILABLE = True
 except (ImportError, AttributeError):
-    _register = None
+    AVAILABLE = False
 
 _ELEMENTS = {
     "float32": "f32", "float64": "f64", "bfloat16": "bf16", "float16": "f16", "int32": "i32", "bool": "i1",
 }  # fmt: skip
 
 
-def register(targets: Iterable[tuple[str, str]]) -> bool:
-    """Registers the partitioner for (direction, target); False where this JAX has no such thing."""
-    if _register is None:
-        return False
+def register(targets: Iterable[tuple[str, str]]) -> None:
+    """Registers the partitioner for each (direction, target); nothing where this JAX has no such thing."""
+    if not AVAILABLE:
+        return
     for direction, target in targets:
         callbacks = {
             "name": target,
@@ -48,7 +48,6 @@ def register(targets: Iterable[tuple[str, str]]) -> bool:
         _register(**callbacks)
         # GPU plugins bring an XLA of their own, with partitioners of its own.
         xla_bridge.register_plugin_callbacks(functools.partial(_register, **callbacks))
-    return True
 
 
 def _partition(
@@ -84,12 +83,20 @@ def _partition(
 
 
 def _infer(direction: str, operand_shapes: Any, operand_shardings: Any, result_shape: Any, config: bytes) -> Any:
-    """The results' sharding from the operands', for XLA's older way of propagating them (GSPMD)."""
+    """The results' sharding from the operands', for XLA's older way of propagating them (GSPMD).
+
+    XLA ends the process if this raises: of what is refused it says nothing, and the partitioner says why.
+    """
     count = len(axes.OPERANDS[direction])
     shapes = result_shape.tuple_shapes()
     call = axes.of_call(direction, *([s.dimensions() for s in some] for some in (operand_shapes[:count], shapes)))
-    found = _layout(call, operand_shardings[:count], [HloSharding.replicate()] * len(shapes))
-    own = [HloSharding.replicate() if found is None else _sharding(found, letters) for letters in call.results]
+    whole = HloSharding.replicate()
+    known = [sharding or whole for sharding in operand_shardings[:count]]
+    try:
+        found = _layout(call, known, [whole] * len(shapes))
+    except ValueError:
+        return None
+    own = [whole if found is None else _sharding(found, letters) for letters in call.results]
     return HloSharding.tuple_sharding(result_shape, own)
 
 
@@ -138,7 +145,7 @@ def _global_ids(sums: Sequence[Devices | None], markers: Sequence[Any], config: 
     if not markers:
         return list(sums)
     with mlir.make_ir_context():
-        extents: Any = ir.DenseIntElementsAttr(_attributes(config)[MESH])
+        extents: Any = ir.DenseIntElementsAttr(_attributes(config)[axes.MESH])
         signed = np.asarray([extents[i] for i in range(len(extents))])
     ids = np.arange(math.prod(np.abs(signed))).reshape(np.abs(signed))
     manual = [axis for axis, extent in enumerate(signed) if extent < 0]
@@ -202,7 +209,7 @@ def _module(
 
 def _without_mesh(config: bytes) -> str:
     with mlir.make_ir_context():
-        kept = {name: value for name, value in _attributes(config).items() if name != MESH}
+        kept = {name: value for name, value in _attributes(config).items() if name != axes.MESH}
         return str(ir.DictAttr.get(kept))
 
 
