@@ -141,4 +141,4 @@ def _with_marker(ctx: Any, arrays: Sequence[Any], mesh: Any) -> tuple[Any, list[
     inner = ctx.replace(avals_in=(), avals_out=(jax.core.ShapedArray(aval.shape, aval.dtype),))
     values = mlir.lower_fun(marker, multiple_results=True)(inner)
     extended = ctx.replace(avals_in=(*ctx.avals_in, inner.avals_out[0]))
-    return extended, [*arrays, *mlir.flatten_ir_values(values)]
+    return extended, [*arrays, *mlir.ir_tree_registry.flatten(values)[0]]
