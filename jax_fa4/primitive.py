@@ -50,14 +50,12 @@ def _add_axis(array: Array) -> Array:
 
 
 def _forward_types(*avals: Any, spec: AttentionSpec) -> list[Any]:
-    results = calls.forward_results(spec, calls.unpack(avals))
-    return [sharding.result_type(avals, shape, dtype) for shape, dtype in results]
+    return sharding.result_types("forward", avals, calls.forward_results(spec, calls.unpack(avals)))
 
 
 def _backward_types(*avals: Any, spec: AttentionSpec, gradients: tuple[str, ...]) -> list[Any]:
     operands, residuals = _split(avals)
-    results = calls.backward_results(operands, residuals, gradients)
-    return [sharding.result_type(avals, shape, dtype) for shape, dtype in results]
+    return sharding.result_types("backward", avals, calls.backward_results(operands, residuals, gradients))
 
 
 def _batch(primitive: Primitive, arrays: Sequence[Array], axes: Sequence[Any], **params: Any) -> tuple[Any, Any]:
@@ -132,7 +130,7 @@ def _lower(direction: str, platform: str | None, ctx: Any, *arrays: Any, spec: A
         lower = mlir.lower_fun(functools.partial(plain, chosen), multiple_results=True)
         return lower(ctx, *arrays, spec=spec, **params)
     target = calls.TARGETS[chosen][direction]
-    return jax.ffi.ffi_lowering(target)(ctx, *arrays, **calls.attributes(spec))
+    return sharding.custom_call(target, direction, ctx, arrays, calls.attributes(spec))
 
 
 def _define(name: str, direction: str, types: Callable[..., list[Any]]) -> Primitive:
@@ -157,5 +155,6 @@ backward_p = _define("jax_fa4_backward", "backward", _backward_types)
 for _platform, _targets in extension.registrations().items():
     for _name, _handlers in _targets.items():
         jax.ffi.register_ffi_target(_name, _handlers, platform=_platform)
+sharding.register((direction, target) for targets in calls.TARGETS.values() for direction, target in targets.items())
 # A program that was exported elsewhere runs without being lowered here: the launcher knows its kernels from the start.
 manifest.variants()

@@ -1,4 +1,7 @@
-"""shard_map and pmap: results and gradients equal one device's, with no collective but sums of replicated gradients."""
+"""shard_map and pmap: results and gradients equal one device's, with no collective but sums of replicated gradients.
+
+Other meshes: test_regimes.py.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hlo import collective_bytes, collectives
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from running import kernel_calls
 
 import jax_fa4
@@ -199,33 +202,6 @@ def test_pmap() -> None:
 
     actual = jax.pmap(gradient, devices=jax.devices()[:2])(*given.values())
     assert_close(actual, jax.vmap(gradient)(*given.values()))
-
-
-def test_vmap_with_spmd_axis_name() -> None:
-    query, key, value = (arrays()[name] for name in ("query", "key", "value"))
-    with jax.set_mesh(jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))):
-        mapped = jax.vmap(jax_fa4.attention, spmd_axis_name="data")
-        assert_close(jax.jit(mapped)(query, key, value), jax_fa4.attention(query, key, value))
-
-
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
-@pytest.mark.parametrize("implementation", [None, "blockwise", "reference"])
-def test_results_and_gradients_of_sharded_arrays_without_shard_map(axis_type: AxisType, implementation: Any) -> None:
-    """Right, though around the kernel XLA still gathers; in Explicit meshes gradients are typed like their operands."""
-    given = {name: arrays()[name] for name in ("query", "key", "value", "bias", "sinks")}
-    devices = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
-    placed = {name: jax.device_put(array, NamedSharding(devices, SHARDED[name])) for name, array in given.items()}
-
-    def loss(given: Arrays) -> Any:
-        call = functools.partial(jax_fa4.attention, implementation=implementation)
-        return loss_of(*call(**given, is_causal=True, return_residual=True))
-
-    expected = jax.jit(jax.value_and_grad(loss))(given)
-    with jax.set_mesh(devices):
-        actual = jax.jit(jax.value_and_grad(loss))(placed)
-    assert_close(actual, expected)
-    if axis_type == AxisType.Explicit:
-        assert jax.tree.map(jax.typeof, actual[1]) == jax.tree.map(jax.typeof, placed)
 
 
 def train_step(attention: Callable[..., Any], parameters: Any, x: Any) -> Any:
