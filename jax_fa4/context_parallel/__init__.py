@@ -1,0 +1,6 @@
+"""Attention of sequences that are cut over a mesh: rings, all-gather and Ulysses."""
+
+from jax_fa4.context_parallel.attention import attention
+from jax_fa4.context_parallel.balance import from_layout, local_positions, positions, to_layout
+
+__all__ = ["attention", "from_layout", "local_positions", "positions", "to_layout"]
