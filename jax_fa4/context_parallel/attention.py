@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import numbers
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -170,10 +171,7 @@ def _static_offset(arguments: Mapping[str, Any], operands: Operands, sizes: tupl
     if arguments["causal_alignment"] == "bottom_right":
         if operands.query_seq_lengths is not None or operands.key_value_seq_lengths is not None:
             return None
-        devices = 1
-        for size in sizes:
-            devices *= size
-        return (operands.key.shape[1] - operands.query.shape[1]) * devices
+        return int(operands.key.shape[1] - operands.query.shape[1]) * math.prod(sizes)
     if offset is None:
         return 0
     return int(offset) if isinstance(offset, numbers.Integral) else None

@@ -14,7 +14,7 @@ Layout = Literal["contiguous", "zigzag"]
 LAYOUTS = ("contiguous", "zigzag")
 
 
-def chunks_of_devices(devices: int, layout: str) -> np.ndarray[Any, Any]:
+def chunks_of_devices(devices: int, layout: Layout) -> np.ndarray[Any, Any]:
     """(devices, chunks of a device): the number of each chunk, in the order in which a device holds them.
 
     contiguous: device r holds chunk r of n. zigzag: chunks r and 2n - 1 - r of 2n, an early and a late one, so that
@@ -24,7 +24,7 @@ def chunks_of_devices(devices: int, layout: str) -> np.ndarray[Any, Any]:
     return ranks[:, None] if layout == "contiguous" else np.stack([ranks, 2 * devices - 1 - ranks], axis=1)
 
 
-def chunks_of_device(rank: Array, devices: int, layout: str) -> Array:
+def chunks_of_device(rank: Array, devices: int, layout: Layout) -> Array:
     """The same of one device, whose rank may be traced: (chunks,) int32."""
     chunks = [rank] if layout == "contiguous" else [rank, 2 * devices - 1 - rank]
     return jnp.stack(chunks).astype(jnp.int32)
@@ -79,7 +79,7 @@ def local_positions(local_length: int, axis_name: str | tuple[str, ...], *, layo
     return (chunks[:, None] * size + jnp.arange(size, dtype=jnp.int32)).reshape(-1)
 
 
-def chunk_size(length: int, devices: int, layout: str) -> int:
+def chunk_size(length: int, devices: int, layout: Layout) -> int:
     """Tokens of a chunk of a whole sequence of `length`; refuses lengths that cannot be cut."""
     if layout not in LAYOUTS:
         raise ValueError(f"layout {layout!r} is unknown: allowed are {', '.join(map(repr, LAYOUTS))}")
@@ -87,12 +87,12 @@ def chunk_size(length: int, devices: int, layout: str) -> int:
     if length % count:
         raise ValueError(
             f"a sequence of length {length} cannot be cut into {count} chunks, which layout {layout!r} has on "
-            f"{devices} devices: its length must be a multiple of {count}; pad it, and give padding negative segment ids"
+            f"{devices} devices: its length must be a multiple of {count}; pad it, with negative segment ids"
         )
     return length // count
 
 
-def _reorder(array: Array, devices: int, axis: int, layout: str, *, inverse: bool) -> Array:
+def _reorder(array: Array, devices: int, axis: int, layout: Layout, *, inverse: bool) -> Array:
     axis %= array.ndim
     length = array.shape[axis]
     size = chunk_size(length, devices, layout)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_fa4.context_parallel.balance import chunks_of_devices
+from jax_fa4.context_parallel.balance import Layout, chunks_of_devices
 from jax_fa4.spec import AttentionSpec
 
 
@@ -29,7 +29,7 @@ class Call:
     axes: tuple[str, ...]
     sizes: tuple[int, ...]
     strategy: str
-    layout: str
+    layout: Layout
     offset: int | None
 
     @property
@@ -55,7 +55,7 @@ class Plan:
 @functools.lru_cache(maxsize=256)
 def ring_plan(
     sizes: tuple[int, ...],
-    layout: str,
+    layout: Layout,
     query_chunk: int,
     key_chunk: int,
     window: tuple[int | None, int | None],

@@ -9,11 +9,12 @@ from jax import lax
 
 from jax_fa4.attention import run
 from jax_fa4.context_parallel import balance
+from jax_fa4.context_parallel.balance import Layout
 from jax_fa4.rules import sharding
 from jax_fa4.spec import Array, AttentionSpec, Operands
 
 
-def attention(spec: AttentionSpec, axes: Sequence[str], layout: str, operands: Operands) -> tuple[Array, Array]:
+def attention(spec: AttentionSpec, axes: Sequence[str], layout: Layout, operands: Operands) -> tuple[Array, Array]:
     """Output (B, T, N, Hv) and log-sum-exp (B, T, N) of this device's queries (DeepSpeed-Ulysses, arXiv:2309.14509).
 
     Derivatives are those of attention on one device and of the collectives. Where there are fewer key/value heads than
