@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,22 +11,16 @@ from jax import lax
 
 from jax_fa4.context_parallel import balance
 from jax_fa4.context_parallel.plan import Call
-from jax_fa4.context_parallel.ring import Visit
+from jax_fa4.context_parallel.ring import Sweep, Visit
 from jax_fa4.spec import Array
 
 
-def sweep(call: Call, block: Any, visit: Visit, carry: Any) -> tuple[Any, Any]:
-    """As ring.sweep, in one visit of one block: the whole sequence in its order, a single chunk.
+def prepare(call: Call, query_chunk: int, key_chunk: int) -> tuple[Sequence[tuple[int, int] | None], Sweep]:
+    """As ring.prepare: one visit of one block, the whole sequence in its order, a single chunk for all queries."""
+    del query_chunk, key_chunk
 
-    Args:
-      call: axes and layout.
-      block: this device's keys and values: arrays (chunks, B, length of a chunk, ...).
-      visit: what a device does with the keys.
-      carry: what is handed to it.
-    """
-
-    def gather(array: Array) -> Array:
-        everything = lax.all_gather(jnp.moveaxis(array, 0, 1), call.axes, axis=1, tiled=True)  # B, chunks of all, ...
+    def gather(array: Array) -> Array:  # D B S ... to 1 B (all keys) ...
+        everything = lax.all_gather(jnp.moveaxis(array, 0, 1), call.axes, axis=1, tiled=True)
         whole = everything.reshape(everything.shape[0], -1, *array.shape[3:])
         return balance.from_layout(whole, call.devices, layout=call.layout)[None]
 
@@ -35,5 +30,9 @@ def sweep(call: Call, block: Any, visit: Visit, carry: Any) -> tuple[Any, Any]:
         chunks, batch, length = like.shape[:3]
         return jnp.moveaxis(own.reshape(batch, chunks, length, *like.shape[3:]), 1, 0)
 
-    carry, found = visit(carry, jax.tree.map(gather, block), jnp.zeros((1,), jnp.int32))
-    return carry, jax.tree.map(scatter, found, tuple(block)[: len(found)])
+    def sweep(block: Any, visit: Visit, carry: Any) -> tuple[Any, Any]:
+        carry, found = visit(carry, jax.tree.map(gather, block), jnp.zeros((1,), jnp.int32))
+        return carry, jax.tree.map(scatter, found, tuple(block)[: len(found)])
+
+    chunks = balance.chunks_of_devices(call.devices, call.layout).shape[1]
+    return ((0, chunks),), sweep

@@ -12,10 +12,12 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jax_fa4.context_parallel import all_gather, balance, partial, ring
 from jax_fa4.context_parallel.partial import Block, Residuals, Rows, State
-from jax_fa4.context_parallel.plan import Call, ring_plan
+from jax_fa4.context_parallel.plan import Call
 from jax_fa4.rules import sharding
 from jax_fa4.rules.autodiff import CHECKPOINT_NAMES
 from jax_fa4.spec import Array, Operands
+
+_STRATEGIES: dict[str, Any] = {"ring": ring, "all_gather": all_gather}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -88,22 +90,7 @@ def _prepare(call: Call, operands: Operands) -> tuple[Rows, Block, Any]:
         return None if array is None else partial.cut(array, count)
 
     block = Block(cut(operands.key), cut(operands.value), cut(operands.key_value_segment_ids))
-    if call.strategy == "ring":
-        plan = ring_plan(call.sizes, call.layout, query_chunk, key_chunk, call.spec.window, call.offset)
-        pairs = plan.pairs
-
-        def visit_all(block: Block, visit: Any, carry: Any) -> Any:
-            def of_rank(carry: Any, block: Block, rank: Array) -> Any:
-                return visit(carry, block, balance.chunks_of_device(rank, call.devices, call.layout) * key_chunk)
-
-            return ring.sweep(call, plan, block, of_rank, carry)
-
-    else:
-        pairs = ((0, count),)
-
-        def visit_all(block: Block, visit: Any, carry: Any) -> Any:
-            return all_gather.sweep(call, block, visit, carry)
-
+    pairs, visit_all = _STRATEGIES[call.strategy].prepare(call, query_chunk, key_chunk)
     staying = operands._replace(
         query=cut(operands.query),
         value=operands.value,

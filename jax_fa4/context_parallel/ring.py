@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,48 +11,44 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jax_fa4.context_parallel.plan import Call, Plan
+from jax_fa4.context_parallel.balance import chunks_of_device
+from jax_fa4.context_parallel.plan import Call, ring_plan
 from jax_fa4.spec import Array
 
-# visit(carry, block, rank of the device whose block it is) -> (carry, gradients of that block; () in a forward pass)
+# visit(carry, block, position of the first key of each of its chunks) -> (carry, gradients of that block)
 Visit = Callable[[Any, Any, Array], tuple[Any, Any]]
+# sweep(this device's block, visit, carry) -> (carry, gradients of that block, summed over all devices)
+Sweep = Callable[[Any, Visit, Any], tuple[Any, Any]]
 
 
-def sweep(call: Call, plan: Plan, block: Any, visit: Visit, carry: Any) -> tuple[Any, Any]:
-    """Shows this device the blocks of all devices that matter, its own first, and brings their gradients home.
+def prepare(call: Call, query_chunk: int, key_chunk: int) -> tuple[Sequence[tuple[int, int] | None], Sweep]:
+    """Returns Plan.pairs and what shows a device the blocks of all devices that matter, its own first.
 
     With several axes the ring of the last one turns fully while the block that it started from is on its way to the
     next device of the axis before: links between nodes are used once for a turn of the links within.
 
     Args:
-      call: axes and their extents.
-      plan: rotations.
-      block: this device's keys and values, any pytree of arrays.
-      visit: what a device does with a block.
-      carry: what visits hand on.
-
-    Returns:
-      carry, and the sum of all devices' gradients of this device's block.
+      call: what is static.
+      query_chunk: queries of a chunk.
+      key_chunk: keys of a chunk.
     """
+    plan = ring_plan(call.sizes, call.layout, query_chunk, key_chunk, call.spec.window, call.offset)
     ranks = [lax.axis_index(axis) for axis in call.axes]
 
-    def turn(carry: Any, block: Any, rotation: tuple[Any, ...]) -> tuple[Any, Any]:
+    def turn(rotation: tuple[Any, ...], block: Any, visit: Visit, carry: Any) -> tuple[Any, Any]:
         level = len(rotation)
-        if level == len(call.axes):
-            rank: Any = 0
-            for own, size, by in zip(ranks, call.sizes, rotation, strict=True):
-                rank = rank * size + (own - by) % size
-            return visit(carry, block, rank)
-        return _turn(
-            call.axes[level],
-            call.sizes[level],
-            plan.rotations[level],
-            block,
-            lambda carry, block, by: turn(carry, block, (*rotation, by)),
-            carry,
-        )
+        if level < len(call.axes):
 
-    return turn(carry, block, ())
+            def inner(carry: Any, block: Any, by: Any) -> tuple[Any, Any]:
+                return turn((*rotation, by), block, visit, carry)
+
+            return _turn(call.axes[level], call.sizes[level], plan.rotations[level], block, inner, carry)
+        source: Any = 0
+        for rank, size, by in zip(ranks, call.sizes, rotation, strict=True):
+            source = source * size + (rank - by) % size
+        return visit(carry, block, chunks_of_device(source, call.devices, call.layout) * key_chunk)
+
+    return plan.pairs, functools.partial(turn, ())
 
 
 def _turn(
