@@ -46,7 +46,8 @@ def _forward(call: Call, operands: Operands) -> tuple[tuple[Array, Array], tuple
 
 
 def _backward(call: Call, kept: tuple[Operands, Array, Array], cotangents: tuple[Array, Array]) -> tuple[Operands]:
-    operands, output, log_sum_exp = kept
+    # XLA would find that both passes send the same blocks, and keep what arrived in the forward pass.
+    (operands, output, log_sum_exp), cotangents = lax.optimization_barrier((kept, cotangents))
     rows, block, visit_all = _prepare(call, operands)
     cut = functools.partial(partial.cut, chunks=rows.operands.query.shape[0])
     residuals = Residuals(
