@@ -90,6 +90,12 @@ def _check_mesh(mesh: Any, names: dict[str, Any]) -> None:
         unknown = [axis for axis in _tuple(axes) if axis not in mesh.axis_names]
         if unknown:
             raise ValueError(f"the mesh has no axis {unknown[0]!r} to cut {what} over, it has {mesh.axis_names}")
+    used = [axis for axes in names.values() for axis in _tuple(axes)]
+    if twice := {axis for axis in used if used.count(axis) > 1}:
+        raise ValueError(
+            f"mesh axis {', '.join(sorted(twice))} is named twice: batch, length and heads need axes of their own, got "
+            f"batch {names[_BATCH]!r}, length {names[_LENGTH]!r}, heads {names[_HEADS]!r}"
+        )
 
 
 def _spec(name: str, array: Array, names: dict[str, Any], mesh: Any) -> PartitionSpec:

@@ -101,8 +101,8 @@ def _as_cotangents(gradients: dict[str, Array], operands: Operands) -> Operands:
 def _refuse_forward_mode(*_: Any, **__: Any) -> Any:
     raise NotImplementedError(
         "jax_fa4.attention with a kernel has derivatives in reverse mode only (grad, vjp, and vjp of vjp), and so has "
-        "jax_fa4.context_parallel.attention: for jvp, linearize, jacfwd, hessian or other forward-mode derivatives pass "
-        'implementation="blockwise" to jax_fa4.attention'
+        "jax_fa4.context_parallel.attention: for jvp, linearize, jacfwd, hessian or other forward-mode derivatives "
+        'pass implementation="blockwise" to jax_fa4.attention'
     )
 
 
