@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +20,9 @@ from running import kernel_calls
 
 import jax_fa4
 from jax_fa4 import context_parallel
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import context_parallel_model as model
 
 B, T, N, K, H = 2, 64, 4, 2, 8
 Arrays = dict[str, Any]
@@ -143,40 +148,42 @@ def compiled_program(devices: int, length: int, *, gradients: bool, **options: A
 
 
 DEVICES = 8
-PART = T // DEVICES * 8 * 16 * 4  # bytes of one operand on one device
+# benchmarks/context_parallel_model.py counts the same bytes.
+MODEL = model.Call(T, DEVICES, query_heads=8, key_heads=8, head_dim=16)
+PAIR = MODEL.keys_bytes(MODEL.part, model.SINGLE)  # keys and values of a device, or their gradients
 
 
 def test_bytes_of_a_ring() -> None:
     """Forward: keys and values once around. Backward: again, and their gradients once around and home."""
     forward = compiled_program(DEVICES, T, gradients=False, layout="zigzag", is_causal=True)
-    around = 2 * (DEVICES - 1) * PART
+    around = (DEVICES - 1) * PAIR
     assert traffic.bytes_by_kind(forward) == {"collective-permute": around}
     both = compiled_program(DEVICES, T, gradients=True, layout="zigzag", is_causal=True)
     # XLA's CPU backend drops optimization barriers: there the backward pass finds its first block arrived.
-    again = around - 2 * PART
-    assert traffic.bytes_by_kind(both) == {"collective-permute": around + again + 2 * DEVICES * PART}
+    again = around - PAIR
+    assert traffic.bytes_by_kind(both) == {"collective-permute": around + again + DEVICES * PAIR}
 
 
 def test_bytes_of_a_ring_with_a_window() -> None:
     """Contiguous: only from the neighbours that it reaches, and gradients home in one hop."""
     program = compiled_program(DEVICES, T, gradients=False, is_causal=True, local_window_size=(9, None))
-    assert traffic.bytes_by_kind(program) == {"collective-permute": 2 * 2 * PART}
+    assert traffic.bytes_by_kind(program) == {"collective-permute": 2 * PAIR}
     # Both ways: to both neighbours, by way of one of them.
     program = compiled_program(DEVICES, T, gradients=False, local_window_size=8)
-    assert traffic.bytes_by_kind(program) == {"collective-permute": 2 * 2 * PART}
+    assert traffic.bytes_by_kind(program) == {"collective-permute": 2 * PAIR}
     program = compiled_program(DEVICES, T, gradients=True, is_causal=True, local_window_size=(8, None))
-    assert traffic.bytes_by_kind(program) == {"collective-permute": 2 * (1 + 2) * PART}
+    assert traffic.bytes_by_kind(program) == {"collective-permute": (1 + 2) * PAIR}
 
 
 def test_bytes_of_all_gather() -> None:
     program = compiled_program(DEVICES, T, gradients=True, strategy="all_gather", layout="zigzag", is_causal=True)
     # The second gather is the first one's on the CPU; see above.
-    assert traffic.bytes_by_kind(program) == {"all-gather": 2 * DEVICES * PART, "reduce-scatter": 2 * PART}
+    assert traffic.bytes_by_kind(program) == {"all-gather": DEVICES * PAIR, "reduce-scatter": PAIR}
 
 
 def test_bytes_of_ulysses() -> None:
     program = compiled_program(DEVICES, T, gradients=True, strategy="ulysses", layout="zigzag", is_causal=True)
-    assert traffic.bytes_by_kind(program) == {"all-to-all": 2 * 4 * PART}
+    assert traffic.bytes_by_kind(program) == {"all-to-all": 4 * PAIR}
 
 
 @pytest.mark.parametrize("strategy", ["ring", "all_gather"])
