@@ -16,8 +16,8 @@ import table
 EXPLANATION = """\
 Milliseconds for one layer's attention to one sequence, forward and backward, causal, zigzag, bfloat16:
 {heads} query and {key_heads} key/value heads of {dim}. No run has confirmed this: it is arithmetic.
-B200: {peak:.0f} TFLOP/s, of which kernels reach {forward:.0%} forward and {backward:.0%} backward; {sms} units,
-(SMs), each with a tile of 256 rows; {hbm} GB/s memory; a call or a message takes {latency:g} us at least. A GPU sends
+B200: {peak:.0f} TFLOP/s, of which kernels reach {forward:.0%} forward and {backward:.0%} backward; {sms} SMs,
+each with a tile of 256 rows; {hbm} GB/s memory; a call or a message takes {latency:g} us at least. A GPU sends
 {nvlink} GB/s to the others of its node ({node} GPUs), and {network} GB/s to other nodes, and has the links to itself.
   part   tokens of a device
   ideal  operations / rate: no call, no message, no tile half empty
