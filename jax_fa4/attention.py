@@ -128,7 +128,7 @@ def prepare(arguments: Mapping[str, Any]) -> tuple[AttentionSpec, Operands]:
     )
     if arguments["causal_alignment"] == "bottom_right":
         operands = operands._replace(query_offset=_bottom_right_offset(operands))
-    spec = AttentionSpec(scale, window, soft_cap, None, bool(arguments["deterministic"]), names)
+    spec = AttentionSpec(scale, window, soft_cap, deterministic=bool(arguments["deterministic"]), implementation=names)
     return spec, operands
 
 

@@ -85,7 +85,9 @@ def forward_results(spec: AttentionSpec, operands: Operands) -> tuple[Result, Re
     return (output, dtype), ((*batch, heads, length), accumulation_dtype(operands))
 
 
-def backward_results(operands: Operands, residuals: Sequence[Array], gradients: Sequence[str]) -> list[Result]:
+def backward_results(
+    operands: Operands, residuals: Sequence[Array], gradients: Sequence[str], grad_dtype: str | None = None
+) -> list[Result]:
     """One result for each of DIFFERENTIABLE, ABSENT where it is not asked for, in the operand's dtype.
 
     Gradients have full extents on vmap's axes. On the caller's axis those of bias, sinks and slopes have the operand's
@@ -95,6 +97,7 @@ def backward_results(operands: Operands, residuals: Sequence[Array], gradients: 
       operands: those of the forward call.
       residuals: output, log-sum-exp and their cotangents; vmap may map these alone (jax.jacrev does).
       gradients: names out of DIFFERENTIABLE.
+      grad_dtype: AttentionSpec's.
     """
     batch = full_batch(batch_axes(operands), (*operands, *residuals))
     results: list[Result] = []
@@ -104,6 +107,8 @@ def backward_results(operands: Operands, residuals: Sequence[Array], gradients: 
             results.append((ABSENT, jnp.float32))
             continue
         trailing = array.shape[-_TRAILING.get(name, _TRAILING["query"]) :]
-        own = batch[-1] if name in ("query", "key", "value") else array.shape[len(batch) - 1]
-        results.append(((*batch[:-1], own, *trailing), array.dtype))
+        is_row = name in ("query", "key", "value")
+        own = batch[-1] if is_row else array.shape[len(batch) - 1]
+        dtype = jnp.dtype(grad_dtype) if is_row and grad_dtype else array.dtype
+        results.append(((*batch[:-1], own, *trailing), dtype))
     return results

@@ -55,7 +55,8 @@ def _forward_types(*avals: Any, spec: AttentionSpec) -> list[Any]:
 
 def _backward_types(*avals: Any, spec: AttentionSpec, gradients: tuple[str, ...]) -> list[Any]:
     operands, residuals = _split(avals)
-    return sharding.result_types("backward", avals, calls.backward_results(operands, residuals, gradients))
+    results = calls.backward_results(operands, residuals, gradients, spec.grad_dtype)
+    return sharding.result_types("backward", avals, results)
 
 
 def _batch(primitive: Primitive, arrays: Sequence[Array], axes: Sequence[Any], **params: Any) -> tuple[Any, Any]:
@@ -80,20 +81,35 @@ def _plain_backward(
     implementation: str, *arrays: Array, spec: AttentionSpec, gradients: tuple[str, ...]
 ) -> list[Array]:
     def run(*one: Array) -> list[Array]:
-        operands, (_, _, *cotangents) = _split(one)
+        operands, residuals = _split(one)
         asked = {name: getattr(operands, name) for name in gradients}
-        _, pullback = jax.vjp(lambda asked: PLAIN[implementation](spec, operands._replace(**asked)), asked)
-        (found,) = pullback(tuple(cotangents))
+        own, pullback = jax.vjp(lambda asked: PLAIN[implementation](spec, operands._replace(**asked)), asked)
+        (found,) = pullback(_share_of_cotangents(own, residuals))
         return [found.get(name, jnp.zeros(calls.ABSENT, jnp.float32)) for name in DIFFERENTIABLE]
 
     operands, residuals = _split(arrays)
-    results = calls.backward_results(operands, residuals, gradients)
+    results = calls.backward_results(operands, residuals, gradients, spec.grad_dtype)
     found = _over_outer_axes(run, calls.batch_axes(operands))(*arrays)
     # The absent ones were mapped too; query, key and value have full extent in the call's results.
     return [
-        jnp.zeros(shape, dtype) if shape == calls.ABSENT else jnp.broadcast_to(array, shape)
+        jnp.zeros(shape, dtype) if shape == calls.ABSENT else jnp.broadcast_to(array, shape).astype(dtype)
         for array, (shape, dtype) in zip(found, results, strict=True)
     ]
+
+
+def _share_of_cotangents(own: Sequence[Array], residuals: Sequence[Array]) -> tuple[Array, Array]:
+    """Cotangents of the call's own results, given output and log-sum-exp over these keys and others, and theirs.
+
+    As merge() joins them, output = sum of w * own output and w = exp(own log-sum-exp - log_sum_exp). The kernels need
+    no such step: their probabilities come from the log-sum-exp that they are given.
+    """
+    dtype = own[1].dtype
+    own_output, output, d_output = (x.astype(dtype) for x in (own[0], residuals[0], residuals[2]))
+    own_log_sum_exp, log_sum_exp, d_log_sum_exp = own[1], residuals[1], residuals[3]
+    weight = jnp.where(own_log_sum_exp == -jnp.inf, 0, jnp.exp(own_log_sum_exp - log_sum_exp))
+    distance = jnp.swapaxes(jnp.sum(d_output * (own_output - output), axis=-1), -1, -2)
+    of_output = jnp.swapaxes(weight, -1, -2)[..., None] * d_output
+    return of_output.astype(own[0].dtype), weight * (d_log_sum_exp + distance)
 
 
 def _split(arrays: Sequence[Array]) -> tuple[Operands, Sequence[Array]]:

@@ -26,6 +26,7 @@ class AttentionSpec:
         side. A causal call is one whose right side is 0.
       logits_soft_cap: logits become cap * tanh(logits / cap); None is no cap.
       out_dtype: name of the output's dtype; None is the query's.
+      grad_dtype: name of the dtype of the gradients of query, key and value; None is that of each.
       deterministic: gradients are asked to be bitwise equal from run to run.
       implementation: names tried in order (see IMPLEMENTATIONS); empty is the kernel of the platform lowered for.
     """
@@ -34,6 +35,7 @@ class AttentionSpec:
     window: tuple[int | None, int | None] = (None, None)
     logits_soft_cap: float | None = None
     out_dtype: str | None = None
+    grad_dtype: str | None = None
     deterministic: bool = False
     implementation: tuple[str, ...] = ()
 

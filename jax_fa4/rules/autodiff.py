@@ -100,8 +100,16 @@ def _as_cotangents(gradients: dict[str, Array], operands: Operands) -> Operands:
 
 def _refuse_forward_mode(*_: Any, **__: Any) -> Any:
     raise NotImplementedError(
-        "jax_fa4.attention with a kernel has derivatives in reverse mode only (grad, vjp, and vjp of vjp): for jvp, "
-        'linearize, jacfwd, hessian or other forward-mode derivatives pass implementation="blockwise"'
+        "jax_fa4.attention with a kernel has derivatives in reverse mode only (grad, vjp, and vjp of vjp), and so has "
+        "jax_fa4.context_parallel.attention: for jvp, linearize, jacfwd, hessian or other forward-mode derivatives "
+        'pass implementation="blockwise" to jax_fa4.attention'
+    )
+
+
+def _refuse_second_derivatives(*_: Any, **__: Any) -> Any:
+    raise NotImplementedError(
+        "jax_fa4.context_parallel.attention has first derivatives only: for second ones pass "
+        'implementation="blockwise" to jax_fa4.attention, on arrays whose length axis is not cut'
     )
 
 
@@ -129,4 +137,6 @@ ad.primitive_jvps[reverse_mode_only_p] = lambda primals, tangents: (
     tangents[0] if isinstance(tangents[0], ad.Zero) else _tangent_p.bind(tangents[0]),
 )
 _tangent_p.def_impl(_refuse_forward_mode)
+# Attention on one device never asks for this: _gradients has a rule of its own.
+ad.primitive_jvps[primitive.backward_p] = _refuse_second_derivatives
 mlir.register_lowering(_tangent_p, _refuse_forward_mode)

@@ -2,6 +2,6 @@
 
 from jax_fa4.rules.sharding.lowering import custom_call
 from jax_fa4.rules.sharding.partitioner import register
-from jax_fa4.rules.sharding.types import result_types, typed_like, vary_alike, varying_axes
+from jax_fa4.rules.sharding.types import result_types, typed_like, vary_alike, vary_over, varying_axes
 
-__all__ = ["custom_call", "register", "result_types", "typed_like", "vary_alike", "varying_axes"]
+__all__ = ["custom_call", "register", "result_types", "typed_like", "vary_alike", "vary_over", "varying_axes"]

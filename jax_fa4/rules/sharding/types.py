@@ -22,19 +22,20 @@ def varying_axes(aval: Any) -> frozenset[str]:
     return frozenset(getattr(aval, "vma", ()))
 
 
-def vary_alike(operands: Operands) -> Operands:
-    """Types all operands as varying over the union of their manual axes.
+def vary_alike(operands: Operands, *others: Array) -> Operands:
+    """Types all operands as varying over the union of their manual axes, and those of other values.
 
     The transpose of that cast sums gradients of replicated operands over the axes where they are replicated; without it
     they would silently be too large or too small under jax.shard_map.
     """
-    union = frozenset().union(*(varying_axes(jax.typeof(array)) for array in operands if array is not None))
+    union = frozenset().union(*(varying_axes(jax.typeof(array)) for array in (*operands, *others) if array is not None))
+    return Operands(*(None if array is None else vary_over(union, array) for array in operands))
 
-    def cast(array: Array) -> Array:
-        missing = tuple(sorted(union - varying_axes(jax.typeof(array))))
-        return lax.pcast(array, missing, to="varying") if missing else array
 
-    return Operands(*(None if array is None else cast(array) for array in operands))
+def vary_over(names: frozenset[str], array: Array) -> Array:
+    """Types an array as varying over these manual axes at least."""
+    missing = tuple(sorted(names - varying_axes(jax.typeof(array))))
+    return lax.pcast(array, missing, to="varying") if missing else array
 
 
 def result_types(direction: str, operands: Sequence[Any], results: Sequence[tuple[Any, Any]]) -> list[Any]:
