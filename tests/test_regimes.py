@@ -205,11 +205,13 @@ def test_gradients_in_a_partly_manual_region(name: str) -> None:
     assert collective_bytes(compiled)["all-reduce"] <= collective_bytes(control)["all-reduce"]
 
 
-def test_partly_manual_region_of_an_explicit_mesh() -> None:
+@pytest.mark.parametrize("idle", [AxisType.Auto, AxisType.Explicit], ids=["mixed", "explicit"])
+def test_partly_manual_region_of_an_explicit_mesh(idle: AxisType) -> None:
     """There JAX itself gathers what enters and leaves the region; we add nothing."""
     given = arrays(1, (1, 1))
     specs = {**SHARDED, **WHOLE_HEADS, "bias": P(), "sinks": P(), "alibi_slopes": P()}
-    mesh = jax.make_mesh((2, 2, 2), ("data", "idle", "model"), axis_types=(AxisType.Explicit,) * 3)
+    types = (AxisType.Explicit, idle, AxisType.Explicit)
+    mesh = jax.make_mesh((2, 2, 2), ("data", "idle", "model"), axis_types=types)
     ours, control = (
         compiled_in(mesh, partly_manual("data", specs, attention), placed(given, mesh, specs))
         for attention in (jax_fa4.attention, PLAIN)

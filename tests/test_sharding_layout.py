@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jax_fa4
+from jax_fa4 import calls
 from jax_fa4.rules.sharding import axes, layout, partitioner
 from jax_fa4.rules.sharding.layout import Cut, Layout
 
@@ -115,3 +117,18 @@ def test_words_where_jax_has_no_partitioner(monkeypatch: pytest.MonkeyPatch) -> 
     jax.jit(lambda a: jax_fa4.attention(a, a, a)).lower(array)
     mapped = jax.shard_map(jax_fa4.attention, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
     jax.jit(mapped).lower(sharded, sharded, sharded)
+
+
+def test_plugins_get_the_partitioner_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin, such as CUDA's, comes up with an XLA of its own, maybe long after we were imported."""
+    registered: list[dict[str, Any]] = []
+    waiting: list[Callable[..., None]] = []
+    monkeypatch.setattr(partitioner, "_register", lambda **arguments: registered.append(arguments))
+    monkeypatch.setattr(partitioner.xla_bridge, "register_plugin_callbacks", waiting.append)
+    targets = [(direction, name) for targets in calls.TARGETS.values() for direction, name in targets.items()]
+    partitioner.register(targets)
+    assert [arguments["name"] for arguments in registered] == [name for _, name in targets]
+    for callback in waiting:
+        callback(c_api="the plugin's")
+    assert [arguments.pop("c_api") for arguments in registered[len(targets) :]] == ["the plugin's"] * len(targets)
+    assert registered[len(targets) :] == registered[: len(targets)]

@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 import tolerance
 from cases import FORWARD_AND_BACKWARD, Case
+from hlo import collectives
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from running import kernel_calls
 
 import jax_fa4
 
@@ -138,6 +142,22 @@ def test_vmap_over_queries_of_shared_keys(feature: str, simulated_driver: Any) -
         inputs = {name: np.asarray(array) for name, array in (arrays | {"query": query * (i + 1)}).items()}
         tolerance.assert_forward(inputs, {}, np.asarray(output[i]), np.asarray(log_sum_exp[i]))
     assert 1 <= len(simulated_driver.take_launches()) <= 2 * case.batch
+
+
+def test_a_shard_of_heads_on_each_device(simulated_driver: Any) -> None:
+    """Batch and heads are cut, the one key head is whole: four devices, four launches, nothing is gathered."""
+    case = dataclasses.replace(PLAIN, batch=2, query_heads=2, key_value_heads=1, is_causal=True, sinks=True)
+    arrays = case.arrays()
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    specs = {"query": P("data", None, "model"), "key": P("data"), "value": P("data"), "sinks": P("model")}
+    placed = {name: jax.device_put(array, NamedSharding(mesh, specs[name])) for name, array in arrays.items()}
+    compiled = jax.jit(lambda arrays: simulated(**arrays, **case.arguments())).lower(placed).compile()
+    assert kernel_calls(compiled) == {"jax_fa4_sim_forward": 1} and not collectives(compiled)
+    output, log_sum_exp = compiled(placed)
+    inputs = {name: np.asarray(array) for name, array in arrays.items()}
+    tolerance.assert_forward(inputs, case.arguments(), np.asarray(output), np.asarray(log_sum_exp))
+    launches = simulated_driver.take_launches()
+    assert len(launches) == 4 and not any(launch["outcome"].reports for launch in launches)
 
 
 def test_gradients_through_blockwise(simulated_driver: Any) -> None:

@@ -81,7 +81,8 @@ def _rule(call: Call, arrays: Sequence[Any], results: Sequence[Any]) -> Any:
         ]
         return sdy.TensorMappingAttr.get(dim_mappings=dimensions)
 
-    operands: list[Letters] = [*call.operands, *((None,) for _ in arrays[len(call.operands) :])]
+    marker = [(None,) * ir.ShapedType(array.type).rank for array in arrays[len(call.operands) :]]
+    operands: list[Letters] = [*call.operands, *marker]
     for name in axes.PARAMETERS:
         position = axes.NAMES.index(name)
         operands[position] = tuple(name if letter == "N" else letter for letter in operands[position])
@@ -123,22 +124,25 @@ def _signed_extents(mesh: Any) -> Any:
 
 
 def _with_marker(ctx: Any, arrays: Sequence[Any], mesh: Any) -> tuple[Any, list[Any]]:
-    """One more operand, which the partitioner removes: an array cut into as many shards as devices.
+    """One more operand, which the partitioner removes: an array of the mesh's form, cut into as many shards as devices.
 
     In a partially manual region XLA shows the partitioner devices by numbers of its own making. Sums over devices are
-    written in the mesh's numbers, and the shard that a device holds of this array is the mesh's number of it.
+    written in the mesh's numbers, and the shard that a device holds of this array is its place in the mesh.
     """
     left = _left_axes(mesh)
-    devices = math.prod(mesh.shape[name] for name in left)
+    extents = tuple(mesh.shape[name] for name in left)
+    explicit = [name if name in mesh.explicit_axes else None for name in left]
+    automatic = [PartitionSpec.UNCONSTRAINED if name in mesh.explicit_axes else name for name in left]
 
     def marker() -> list[Any]:
-        array = jnp.arange(devices, dtype=jnp.int32)
-        explicit = set(left) & set(mesh.explicit_axes)
-        place = jax.reshard if explicit else jax.lax.with_sharding_constraint
-        return [place(array, PartitionSpec(left))]
+        array = jnp.arange(math.prod(extents), dtype=jnp.int32).reshape(extents)
+        if any(explicit):
+            array = jax.reshard(array, PartitionSpec(*explicit))
+        if not all(explicit):
+            array = jax.lax.with_sharding_constraint(array, PartitionSpec(*automatic))
+        return [array]
 
-    aval = jax.eval_shape(lambda: jnp.arange(devices, dtype=jnp.int32))
-    inner = ctx.replace(avals_in=(), avals_out=(jax.core.ShapedArray(aval.shape, aval.dtype),))
+    inner = ctx.replace(avals_in=(), avals_out=(jax.core.ShapedArray(extents, jnp.int32),))
     values = mlir.lower_fun(marker, multiple_results=True)(inner)
     extended = ctx.replace(avals_in=(*ctx.avals_in, inner.avals_out[0]))
     return extended, [*arrays, *mlir.ir_tree_registry.flatten(values)[0]]

@@ -72,7 +72,9 @@ def _partition(
         found = _layout(call, operand_shardings[:count], result_shardings)
         if found is not None:
             sums = [found.summands(own) for own in call.results]
-            sums = _global_ids(sums, operand_shardings[count:], config)
+            if operand_shapes[count:]:
+                place = _tiling(operand_shardings[count], len(operand_shapes[count].dimensions()))
+                sums = _global_ids(sums, place, config)
             shardings = tuple(_sharding(found, own) for own in letters)
             if operand_shapes[count:]:
                 shardings = (*shardings[:count], operand_shardings[count], *shardings[count + 1 :])
@@ -140,10 +142,11 @@ def _sharding(found: Layout, letters: Letters) -> Any:
     return HloSharding.from_proto(proto)
 
 
-def _global_ids(sums: Sequence[Devices | None], markers: Sequence[Any], config: bytes) -> list[Devices | None]:
-    """Device numbers of the whole mesh instead of those that XLA uses in a partially manual region."""
-    if not markers:
-        return list(sums)
+def _global_ids(sums: Sequence[Devices | None], place: Tiling, config: bytes) -> list[Devices | None]:
+    """Device numbers of the whole mesh instead of those that XLA uses in a partially manual region.
+
+    `place` says where in the region each of the latter is: its place along each axis that is not manual.
+    """
     with mlir.make_ir_context():
         extents: Any = ir.DenseIntElementsAttr(_attributes(config)[axes.MESH])
         signed = np.asarray([extents[i] for i in range(len(extents))])
@@ -151,9 +154,10 @@ def _global_ids(sums: Sequence[Devices | None], markers: Sequence[Any], config: 
     manual = [axis for axis, extent in enumerate(signed) if extent < 0]
     # (copy of the region, device of the region in the mesh's order)
     copies = np.moveaxis(ids, manual, range(len(manual))).reshape(math.prod(np.abs(signed[manual])), -1)
-    (cut,) = _tiling(markers[0], 1)
-    assert cut is not None
-    return [None if groups is None else np.concatenate([copy[cut.held[groups]] for copy in copies]) for groups in sums]
+    held = np.zeros(copies.shape[1], np.int64)
+    for cut in place:
+        held = held if cut is None else held * cut.shards + cut.held
+    return [None if groups is None else np.concatenate([copy[held[groups]] for copy in copies]) for groups in sums]
 
 
 def _tensor(shape: Any) -> tuple[tuple[int, ...], str]:
