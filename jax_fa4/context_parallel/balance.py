@@ -93,13 +93,15 @@ def chunk_size(length: int, devices: int, layout: Layout) -> int:
 
 
 def _reorder(array: Array, devices: int, axis: int, layout: Layout, *, inverse: bool) -> Array:
+    """Slices and a reversal, as a list of indices would become a gather."""
     axis %= array.ndim
-    length = array.shape[axis]
-    size = chunk_size(length, devices, layout)
+    size = chunk_size(array.shape[axis], devices, layout)
     if layout == "contiguous":
         return array
-    order = chunks_of_devices(devices, layout).reshape(-1)
+    before, after = array.shape[:axis], array.shape[axis + 1 :]
     if inverse:
-        order = np.argsort(order)
-    cut = array.reshape(*array.shape[:axis], len(order), size, *array.shape[axis + 1 :])
-    return jnp.take(cut, order, axis=axis).reshape(array.shape)
+        early, late = jnp.split(array.reshape(*before, devices, 2, size, *after), 2, axis=axis + 1)
+        halves = [early, jnp.flip(late, axis)]
+        return jnp.concatenate([half.reshape(*before, devices * size, *after) for half in halves], axis=axis)
+    early, late = jnp.split(array.reshape(*before, 2 * devices, size, *after), 2, axis=axis)
+    return jnp.stack([early, jnp.flip(late, axis)], axis=axis + 1).reshape(array.shape)

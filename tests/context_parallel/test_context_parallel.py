@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import platform
 from typing import Any
 
 import jax
@@ -13,14 +14,17 @@ import whole
 from cases import Case
 from running import precision_of, results_and_gradients
 
+import jax_fa4
+
 STRATEGIES = ("ring", "all_gather", "ulysses")
 LAYOUTS = ("contiguous", "zigzag")
 DEVICES = 4
 SMALL = {"query_length": 64, "key_length": 96, "head_dim": 16}
-# Rows of every kind, on every device: full, partial, empty.
+# Rows of every kind: full, partial, empty. Lengths end within and between the parts of devices.
 EVERYTHING = Case(
-    batch=3, **SMALL, is_causal=True, window=(37, None), logits_soft_cap=3.0, lengths="both", segments="packed",
-    query_offset="batch", sinks=True, alibi=True, nan_padding=True, value_head_dim=24,
+    batch=3, query_length=128, key_length=96, head_dim=16, value_head_dim=24, is_causal=True, window=(37, None),
+    logits_soft_cap=3.0, lengths="both", segments="packed", query_offset="batch", sinks=True, alibi=True,
+    nan_padding=True,
 )  # fmt: skip
 CASES = (
     Case("bfloat16", **SMALL, is_causal=True, causal_alignment="bottom_right", window=(20, None), sinks=True),
@@ -67,3 +71,21 @@ def test_ring(case: Case) -> None:
 @pytest.mark.parametrize(("strategy", "layout", "case"), MORE, ids=lambda value: getattr(value, "id", value))
 def test_more(strategy: str, layout: str, case: Case) -> None:
     check(case, strategy=strategy, layout=layout)
+
+
+def test_sums_over_steps_are_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bfloat16 results of 8 devices are those of one, bit by bit but for ties: what travels and waits is float32."""
+    # Kernels for float32's units, which round nothing but results.
+    monkeypatch.setenv("JAX_FA4_CPU_ISA", "neon" if platform.machine() in ("aarch64", "arm64") else "generic")
+    case = Case("bfloat16", query_length=256, key_length=256, is_causal=True, head_dim=16)
+    arrays, cotangents = case.arrays(), case.cotangents()
+
+    def run(call: Any) -> Any:
+        return jax.jit(functools.partial(results_and_gradients, call))(arrays, cotangents)
+
+    options = {**case.arguments(), "return_residual": True}
+    (expected, _), expected_gradients = run(functools.partial(jax_fa4.attention, **options))
+    (output, _), gradients = run(whole.attention(whole.mesh(8), layout="zigzag", **case.arguments()))
+    for name, one in {"output": expected, **expected_gradients}.items():
+        other = output if name == "output" else gradients[name]
+        assert np.mean(np.asarray(one) != np.asarray(other)) < 0.01, name

@@ -16,7 +16,6 @@ import whole
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from running import kernel_calls
 
 import jax_fa4
 from jax_fa4 import context_parallel
@@ -213,15 +212,15 @@ def test_memory_falls_with_devices(strategy: str) -> None:
 
 
 def test_remat_keeps_results() -> None:
-    """A block that saves jax_fa4.CHECKPOINT_NAMES runs no forward kernel twice."""
+    """A block that saves jax_fa4.CHECKPOINT_NAMES runs no forward kernel twice. Counted before XLA drops barriers."""
     given = tuple(arrays()[name] for name in ("query", "key", "value"))
     call = functools.partial(
         context_parallel.sharded_attention, mesh=whole.mesh(2), axis_name="context", strategy="all_gather"
     )
     policy = jax.checkpoint_policies.save_only_these_names(*jax_fa4.CHECKPOINT_NAMES)
     block = jax.checkpoint(lambda *given: jnp.sin(call(*given)), policy=policy)
-    compiled = jax.jit(jax.grad(lambda *given: jnp.sum(block(*given)), (0, 1, 2))).lower(*given).compile()
-    assert kernel_calls(compiled) == {"jax_fa4_cpu_forward": 1, "jax_fa4_cpu_backward": 1}
+    text = jax.jit(jax.grad(lambda *given: jnp.sum(jnp.cos(block(*given))), (0, 1, 2))).lower(*given).as_text()
+    assert text.count("@jax_fa4_cpu_forward(") == text.count("@jax_fa4_cpu_backward(") == 1
 
 
 @pytest.mark.parametrize("implementation", ["reference", pytest.param(("cuda", "blockwise"), marks=pytest.mark.slow)])
