@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "cuda"))
+sys.path.extend([str(Path(__file__).parents[2] / folder) for folder in ("tests/cuda", "tests/simulator", "benchmarks")])
 
 # Before JAX starts: tests allocate memory beside JAX's pool, and some processes share one GPU.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
