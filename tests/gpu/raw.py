@@ -112,6 +112,11 @@ class Prepared:
         if code:
             raise RuntimeError(words)
 
+    def free(self) -> None:
+        """Gives all arrays back."""
+        for row in self.call.arrays.values():
+            self.driver.free(row.data)
+
     def results(self) -> tuple[Any, Any]:
         """Output and log-sum-exp in the public layout."""
         output, log_sum_exp = (self.driver.download(*array)[0] for array in (self.output, self.log_sum_exp))

@@ -64,7 +64,11 @@ def test_a_damaged_cubin(device: Device, tmp_path: Path, monkeypatch: pytest.Mon
     assert_right(PLAIN, run(device))
 
 
+# These two want the GPU for themselves: what is marked slow runs alone.
+
+
 @pytest.mark.gpu
+@pytest.mark.slow
 def test_arrays_that_do_not_fit(gpu: Device) -> None:
     """XLA's own words, and the next call works."""
     stats = gpu.jax.memory_stats()
@@ -83,6 +87,7 @@ def test_arrays_that_do_not_fit(gpu: Device) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.slow
 def test_no_memory_left_for_kernels(gpu: Device) -> None:
     """A process of its own takes all of the GPU's memory beside JAX's pool, calls, and gives it back."""
     ended = subprocess.run([sys.executable, FULL], env=os.environ, capture_output=True, text=True)

@@ -12,6 +12,8 @@ import pytest
 import tolerance
 from devices import Device
 
+pytestmark = pytest.mark.slow
+
 MILLION = 1 << 20
 ROWS = 3  # neighbours, of each place that is looked at
 # Times a key: a query that gives this key nearly all of its weight, even among a million others.
