@@ -41,8 +41,11 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def simulator(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Any:
     """The simulator in the GPU's place."""
     pytest.importorskip("jax_fa4_simulator", reason="the simulator is not installed")
+    import built_forward
     import devices
 
+    if not built_forward.available():
+        pytest.skip("nvidia-cutlass-dsl, which compiles the kernels, is not installed")
     request.getfixturevalue("simulated_driver").must_launch = False
     device = devices.simulator()
     monkeypatch.setenv("JAX_FA4_KERNELS", str(device.kernels))

@@ -2,7 +2,8 @@
 # All that needs an NVIDIA GPU, in one go of about ten minutes: tests/gpu/run.sh [STEP ...].
 #
 # PYTHON      an interpreter with JAX for CUDA, pytest, scikit-build-core and nanobind; python3
-# ARTIFACTS   what tests/gpu/build.py has compiled, here or elsewhere; build/gpu. What is missing is compiled here.
+# ARTIFACTS   what tests/gpu/build.py has compiled, here or elsewhere, and in wheels/ the package's and the simulator's
+#             wheels for this Python, if they are to be installed; build/gpu. What is missing is compiled here.
 # OUT         logs, and the pages that were written; build/gpu/out
 # BENCH_OPTIONS   of benchmarks/gpu.py; --quick
 #
@@ -37,6 +38,10 @@ card() {
 }
 
 install() {
+  if compgen -G "$ARTIFACTS/wheels/*.whl" > /dev/null; then
+    env -u PYTHONPATH "$PYTHON" -m pip install --quiet --no-deps --no-index --upgrade --target "$SITE" "$ARTIFACTS"/wheels/*.whl
+    return
+  fi
   local options=(--quiet --no-deps --no-build-isolation --no-index --upgrade --target "$SITE")
   env -u PYTHONPATH "$PYTHON" -m pip install "${options[@]}" -C build-dir=build/gpu/extension . &
   env -u PYTHONPATH "$PYTHON" -m pip install "${options[@]}" -C build-dir="$PWD/build/gpu/simulator" ./simulator &

@@ -21,8 +21,8 @@ class Watch:
     """A driver, seen through."""
 
     def __init__(self, driver: Path) -> None:
-        folder = f"-Wl,-rpath,{driver.parent}"
-        self.path = gpu_call.compiled(str(Path(__file__).with_name("watching_driver.cc")), libraries=(driver, folder))
+        source, folder = Path(__file__).with_name("watching_driver.cc"), f"-Wl,-rpath,{driver.parent}"
+        self.path = gpu_call.compiled(str(source), f'-DWATCHED="{driver}"', libraries=(driver, folder))
         self.library = ctypes.CDLL(str(self.path))
 
     def reset(self) -> None:

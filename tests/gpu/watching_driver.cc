@@ -1,5 +1,5 @@
-// The driver that this library is linked with, seen through: it notes each launch, its kernel, and whether the stream was
-// being captured. Calls that are not here are found behind it, in the driver itself.
+// The driver WATCHED (a path, and what this library is linked with), seen through: each launch is noted, with its kernel and
+// whether the stream was being captured. Calls that are not here are found in the driver, as a dependency of this library.
 #include <dlfcn.h>
 
 #include <cstring>
@@ -25,7 +25,8 @@ std::vector<Launch> launches;
 
 template <class Call>
 Call* behind(const char* name) {
-  return reinterpret_cast<Call*>(dlsym(RTLD_NEXT, name));
+  static void* const driver = dlopen(WATCHED, RTLD_NOW);
+  return reinterpret_cast<Call*>(dlsym(driver, name));
 }
 
 // 1: CU_STREAM_CAPTURE_STATUS_ACTIVE. A driver that captures nothing has no such call.
