@@ -79,7 +79,7 @@ bench() { "$PYTHON" benchmarks/gpu.py $BENCH_OPTIONS --write-docs --json "$OUT/b
 
 export PYTHON ARTIFACTS OUT BENCH_OPTIONS SITE
 export -f architecture
-declare -A LIMITS=([card]=60 [install]=240 [kernels]=600 [tests]=300 [alone]=240 [differential]=120 [bench]=${BENCH_SECONDS:-240})
+declare -A LIMITS=([card]=60 [install]=${INSTALL_SECONDS:-420} [kernels]=600 [tests]=300 [alone]=240 [differential]=120 [bench]=${BENCH_SECONDS:-240})
 for name in "${STEPS[@]}"; do
   [ -n "${LIMITS[$name]:-}" ] || { echo "no step $name; there are ${!LIMITS[*]}"; exit 2; }
   if [ -f "$ARTIFACTS/kernels/manifest.json" ]; then

@@ -15,7 +15,7 @@ from devices import Device
 pytestmark = pytest.mark.slow
 
 MILLION = 1 << 20
-ROWS = 3  # neighbours, of each place that is looked at
+ROWS = 4  # neighbours, of each place that is looked at
 # Times a key: a query that gives this key nearly all of its weight, even among a million others.
 AIM = 3
 
@@ -67,15 +67,16 @@ class Large:
 
 
 def aimed(large: Large, arrays: dict[str, Any], heads: tuple[int, ...]) -> dict[str, Any]:
-    """Turns the rows that are looked at to keys at the beginning, in the middle and at the end of those that they see.
+    """Turns all but the last of the rows that are looked at to the first key, one in the middle, and the last they see.
 
     Without that each key has a millionth of a row, and a tile read from a wrong place would not show.
     """
     query, group = arrays["query"], large.query_heads // large.key_value_heads
     for entry, row in large.places():
         for head in heads:
-            for i, key in enumerate((0, large.seen(row) // 2, large.seen(row) - ROWS)):
-                turned = AIM * arrays["key"][entry, max(key, 0), head]
+            last = row + 2 if large.is_causal else large.keys - 1
+            for i, key in enumerate((0, large.seen(row) // 2, last)):
+                turned = AIM * arrays["key"][entry, key, head]
                 query = query.at[entry, row + i, head * group : (head + 1) * group].set(turned)
     return arrays | {"query": query}
 
