@@ -44,11 +44,10 @@ install() {
   fi
   local options=(--quiet --no-deps --no-build-isolation --no-index --upgrade --target "$SITE")
   env -u PYTHONPATH "$PYTHON" -m pip install "${options[@]}" -C build-dir=build/gpu/extension . &
-  env -u PYTHONPATH "$PYTHON" -m pip install "${options[@]}" -C build-dir="$PWD/build/gpu/simulator" ./simulator &
-  local failed=0
-  wait %1 || failed=1
-  wait %2 || failed=1
-  return $failed
+  local first=$!
+  env -u PYTHONPATH "$PYTHON" -m pip install "${options[@]}" -C build-dir="$PWD/build/gpu/simulator" ./simulator
+  local second=$?
+  wait "$first" && return $second
 }
 
 # sm_90a or sm_100f, as the card is.
