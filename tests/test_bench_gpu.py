@@ -7,9 +7,11 @@ import json
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -86,6 +88,32 @@ def test_a_peer_that_is_wrong_or_fails_is_left_out_with_words(monkeypatch: pytes
     assert cases.TORCH_FLASH not in programs
     assert absent[cases.TORCH_FLASH].startswith("differs by 0.0")
     assert absent[cases.TORCH_CUDNN] == "failed: ValueError: no engine / found"
+
+
+def test_peers_that_are_not_installed_here_are_called_as_they_want(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins that take only what those packages take, by the names that they have for it."""
+
+    def tokamax(
+        query: Any, key: Any, value: Any, *, is_causal: bool, local_window_size: Any, implementation: Any
+    ) -> Any:
+        assert implementation == ("mosaic", "triton")
+        masks: dict[str, Any] = {"is_causal": is_causal, "local_window_size": local_window_size}
+        return jax.nn.dot_product_attention(query, key, value, implementation="xla", **masks)
+
+    def fa4_jax(query: Any, key: Any, value: Any, *, causal: bool, backend: str) -> Any:
+        assert backend == "cute"
+        return jax.nn.dot_product_attention(query, key, value, implementation="xla", is_causal=causal)
+
+    monkeypatch.setitem(sys.modules, "tokamax", types.SimpleNamespace(dot_product_attention=tokamax))
+    monkeypatch.setitem(sys.modules, "fa4_jax", types.SimpleNamespace(flash_attn=fa4_jax))
+    given = (OURS, cases.JAX_XLA, cases.TOKAMAX, cases.FA4_JAX)
+    monkeypatch.setattr(gpu_peers, "missing", lambda peer: None if peer in given else "absent")
+    window = dataclasses.replace(TINY, mask=cases.WINDOW, window=9)
+    programs, absent = gpu_measurement.prepare(window)
+    assert cases.TOKAMAX in programs
+    assert "not tried" in absent[cases.FA4_JAX]
+    programs, _ = gpu_measurement.prepare(dataclasses.replace(TINY, mask=cases.CAUSAL))
+    assert {cases.TOKAMAX, cases.FA4_JAX} <= set(programs)
 
 
 def test_ours_must_be_right(monkeypatch: pytest.MonkeyPatch) -> None:
