@@ -2,7 +2,7 @@
 # All that needs an NVIDIA GPU, in one go of about ten minutes: tests/gpu/run.sh [STEP ...].
 #
 # PYTHON      an interpreter with JAX for CUDA, pytest, scikit-build-core and nanobind; python3
-# ARTIFACTS   what tests/gpu/build.py has compiled, here or elsewhere, and in wheels/ the package's and the simulator's
+# ARTIFACTS   what tests/gpu/prepare.py has compiled, here or elsewhere, and in wheels/ the package's and the simulator's
 #             wheels for this Python, if they are to be installed; build/gpu. What is missing is compiled here.
 # OUT         logs, and the pages that were written; build/gpu/out
 # BENCH_OPTIONS   of benchmarks/gpu.py; --quick
@@ -60,7 +60,7 @@ architecture() {
 
 kernels() {
   [ -f "$ARTIFACTS/kernels/manifest.json" ] && { echo "$ARTIFACTS has kernels"; return 0; }
-  env -u PYTHONPATH "$PYTHON" tests/gpu/build.py --arch "$(architecture)" --out "$ARTIFACTS"
+  env -u PYTHONPATH "$PYTHON" tests/gpu/prepare.py --arch "$(architecture)" --out "$ARTIFACTS"
 }
 
 tests() {

