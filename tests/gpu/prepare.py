@@ -1,4 +1,4 @@
-"""Compiles what a run on a GPU needs, where the compiler is: `python tests/gpu/prepare.py --arch sm_90a --out build/gpu`.
+"""Compiles what a run on a GPU needs, where the compiler is: `prepare.py --arch sm_90a [--out build/gpu]`.
 
 OUT/kernels has the attention kernels (cubins, and PTX for the simulator beside the GPU), OUT/test_kernels the
 simulator's test kernels. `--python cu13=PATH` adds OUT/kernels-cu13, compiled by another Python: one that has

@@ -75,7 +75,7 @@ def test_every_build_computes_the_same(case: Case, device: Device, monkeypatch: 
 def test_both_flavours_are_among_the_builds(gpu: Device) -> None:
     missing = {"CUDA 12", "CUDA 13"} - {flavour(folder) for folder in builds(gpu)}
     if missing:
-        pytest.skip(f"no build by the compiler of {', '.join(missing)}: see tests/gpu/prepare.py; name it in {VARIABLE}")
+        pytest.skip(f"no build by the compiler of {', '.join(missing)}: see prepare.py, and name it in {VARIABLE}")
 
 
 def flavour(folder: Path) -> str:
