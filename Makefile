@@ -15,7 +15,7 @@ export JAX_PLATFORMS ?= cpu
 SOURCES := pyproject.toml CMakeLists.txt README.md $(wildcard ffi/* ffi/*/* tests/ffi/* jax_fa4/*.py jax_fa4/*/*.py jax_fa4/*/*/*.py jax_fa4/*.pyi)
 SIMULATOR_SOURCES := $(wildcard simulator/*.* simulator/*/*.*) ffi/cuda/driver_abi.h
 
-.PHONY: demo test test-full lint sanitize bench bench-model bench-launch clean install
+.PHONY: demo test test-full test-gpu lint sanitize bench bench-gpu bench-model bench-launch clean install
 
 $(VENV)/build-tools:
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +49,13 @@ test: $(INSTALLED) $(SIMULATOR)  ## quick tests
 test-full: $(INSTALLED) $(SIMULATOR)  ## all tests, then the kernels and the simulator under sanitizers
 	$(PYTEST) --simulator-rows
 	$(MAKE) sanitize
+
+# These two need an NVIDIA GPU, and PYTHON to have JAX for CUDA; they install beside it, into build/gpu. See tests/gpu/run.sh.
+test-gpu:  ## all that needs a GPU: its tests, the simulator beside it, the benchmark's quick form
+	PYTHON=$(PYTHON) tests/gpu/run.sh
+
+bench-gpu:  ## the CUDA kernels beside the card's matrix products and other implementations
+	PYTHON=$(PYTHON) BENCH_OPTIONS="$(BENCH_OPTIONS)" BENCH_SECONDS=3600 tests/gpu/run.sh card install kernels bench
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

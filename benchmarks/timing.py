@@ -78,10 +78,11 @@ def batch(run: Callable[[], Any], least_seconds: float) -> Batch:
 
 
 def interleaved(
-    programs: Mapping[str, Callable[[], Any]],
+    programs: Mapping[str, Any],
     effort: Effort,
     beside: Callable[[], Any] = lambda: None,
     quiet: float = 0.0,
+    one_batch: Callable[[Any, float], Batch] = batch,
 ) -> Timed:
     """Times all programs, in rounds. They must have run before: no warm-up here.
 
@@ -91,6 +92,7 @@ def interleaved(
       beside: called at the start of each round.
       quiet: a batch in which the process was less busy is run again, twice at most for each program: a program that
         is never as busy as that waits for something of its own.
+      one_batch: runs a program for at least so many seconds; by default programs are functions without arguments.
     """
     timed = Timed({name: [] for name in programs}, {name: [] for name in programs})
     spent, repeats = dict.fromkeys(programs, 0.0), dict.fromkeys(programs, 2)
@@ -106,11 +108,11 @@ def interleaved(
         beside()
         for name in running:
             time.sleep(REST_SECONDS)
-            found = batch(programs[name], effort.batch_seconds)
+            found = one_batch(programs[name], effort.batch_seconds)
             while found.busy < quiet and repeats[name]:
                 repeats[name] -= 1
                 timed.repeated += 1
-                found = batch(programs[name], effort.batch_seconds)
+                found = one_batch(programs[name], effort.batch_seconds)
             timed.seconds[name].append(found.seconds / found.calls)
             timed.busy[name].append(found.busy)
             spent[name] += found.seconds

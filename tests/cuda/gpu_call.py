@@ -43,11 +43,12 @@ class Request(ctypes.Structure):
 
 
 @functools.cache
-def compiled(name: str, *flags: str) -> Path:
-    """The shared library of a source beside this file."""
-    library = Path(tempfile.mkdtemp()) / f"{name}.so"
+def compiled(name: str, *flags: str, libraries: tuple[Path | str, ...] = ()) -> Path:
+    """The shared library of a source beside this file, or anywhere, linked with these `libraries`."""
+    library = Path(tempfile.mkdtemp()) / f"{Path(name).name}.so"
     include = ["-isystem", jax.ffi.include_dir()]
     command = ["c++", "-std=c++20", "-O2", "-shared", "-fPIC", *include, *flags, "-o", library, SOURCES / name]
+    command += ["-Wl,--no-as-needed", *libraries] if libraries else []
     subprocess.run(command, check=True)
     return library
 

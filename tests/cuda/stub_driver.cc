@@ -242,6 +242,11 @@ CUresult cuModuleGetFunction(CUfunction* function, CUmodule module, const char* 
   *function = handle<CUfunction>(functions[made]);
   return CUDA_SUCCESS;
 }
+CUresult cuStreamIsCapturing(CUstream, int* status) {
+  const std::lock_guard lock(mutex);
+  *status = capturing;
+  return CUDA_SUCCESS;
+}
 CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) {
   ENTER(cuFuncSetAttribute);
   return CUDA_SUCCESS;

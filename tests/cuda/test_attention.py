@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tolerance
-from cases import FORWARD_AND_BACKWARD, Case
+from cases import Case
+from forward_table import FEATURES, GROUPS, HEADS, KINDS, PLAIN, SIZES, VARIANTS, grouped, of_head_dims, of_size
 from hlo import collectives
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -27,34 +28,6 @@ if not built_forward.available():
 SCHEDULES: tuple[dict[str, Any], ...] = (
     {"schedule": "eager"}, {"schedule": "lazy"}, {"schedule": "random", "seed": 5}
 )  # fmt: skip
-PLAIN = Case(dtype="bfloat16", batch=1, query_length=200, key_length=150, head_dim=128, query_heads=2)
-
-
-def for_gpu(case: Case) -> Case:
-    """The case without what kernels refuse: dense bias and mask, wide floats, head_dims that are no multiple of 8."""
-    sizes = [8 * -(-size // 8) for size in (case.head_dim, case.value_head_dim or case.head_dim)]
-    dtype = "bfloat16" if case.dtype in ("float32", "float64") else case.dtype
-    return dataclasses.replace(
-        case, dtype=dtype, head_dim=sizes[0], value_head_dim=sizes[1], bias=None, mask=None, causal_alignment=(
-            "top_left" if case.query_offset else case.causal_alignment
-        ),
-    )  # fmt: skip
-
-
-FEATURES = {case.id: case for case in map(for_gpu, FORWARD_AND_BACKWARD) if case.query_length > 0}
-
-EDGES = (1, 2, 63, 127, 128, 129, 255, 256, 257, 384, 511, 513, 640, 1023, 1100)
-ONE = Case("bfloat16", batch=1, query_heads=1, key_value_heads=1, head_dim=64)
-SIZES = [(EDGES[i], EDGES[(i * 4 + 3) % len(EDGES)]) for i in range(len(EDGES))]
-SIZES += [(size, size) for size in (1, 128, 256, 300, 1100)] + [(1, 1100), (1100, 1)]
-KINDS = {
-    "dense": ONE,
-    "causal": dataclasses.replace(ONE, is_causal=True, causal_alignment="bottom_right"),
-    "window": dataclasses.replace(ONE, window=(100, 30), head_dim=96),
-    "general": dataclasses.replace(
-        ONE, is_causal=True, query_offset="scalar", sinks=True, segments="packed", lengths="both", nan_padding=True
-    ),
-}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -93,39 +66,27 @@ def test_features(case: Case, options: dict[str, Any], simulated_driver: Any) ->
 def test_sizes(kind: str, sizes: tuple[int, int], options: dict[str, Any], simulated_driver: Any) -> None:
     """Sizes around the edges of tiles, queries and keys not alike."""
     simulated_driver.set_options(**options)
-    case = dataclasses.replace(KINDS[kind], query_length=sizes[0], key_length=sizes[1])
-    check(case, simulated_driver)
+    check(of_size(kind, sizes), simulated_driver)
 
 
 @each_schedule
-@pytest.mark.parametrize("group", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_grouped_heads(group: int, is_causal: bool, options: dict[str, Any], simulated_driver: Any) -> None:
     """Heads that share keys share tiles, as many as a power of two of them."""
     simulated_driver.set_options(**options)
-    case = dataclasses.replace(PLAIN, query_heads=2 * group, key_value_heads=2, batch=2, is_causal=is_causal)
-    check(case, simulated_driver)
+    check(grouped(group, is_causal), simulated_driver)
 
 
 @each_schedule
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("heads", [(64, 64), (96, 96), (128, 128), (192, 128), (40, 72), (136, 8)], ids=str)
+@pytest.mark.parametrize("heads", HEADS, ids=str)
 def test_head_dims(heads: tuple[int, int], dtype: str, options: dict[str, Any], simulated_driver: Any) -> None:
     simulated_driver.set_options(**options)
-    case = dataclasses.replace(
-        PLAIN, dtype=dtype, head_dim=heads[0], value_head_dim=heads[1], falling_logits=True, key_length=500
-    )  # fmt: skip
-    check(case, simulated_driver)
+    check(of_head_dims(dtype, heads), simulated_driver)
 
 
-@pytest.mark.parametrize(("case", "kind"), [
-    (PLAIN, "dense"),
-    (dataclasses.replace(PLAIN, is_causal=True), "banded"),
-    (dataclasses.replace(PLAIN, window=(5, None)), "banded"),
-    (dataclasses.replace(PLAIN, is_causal=True, query_offset="batch", batch=2), "banded"),
-    (dataclasses.replace(PLAIN, is_causal=True, causal_alignment="bottom_right"), "banded"),
-    (dataclasses.replace(PLAIN, sinks=True), "general"),
-])  # fmt: skip
+@pytest.mark.parametrize(("case", "kind"), VARIANTS)
 def test_the_variant_with_fewest_features_is_taken(case: Case, kind: str, simulated_driver: Any) -> None:
     check(case, simulated_driver, f"jax_fa4_forward_sm100_bfloat16_d128_{kind}")
 

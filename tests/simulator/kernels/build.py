@@ -1,4 +1,4 @@
-"""Compile every test kernel for one architecture: `python build.py sm_100a OUT_DIR` writes NAME.ptx and NAME.json."""
+"""Compile every test kernel for one architecture: `python build.py sm_100a OUT_DIR` writes NAME.ptx, .cubin, .json."""
 
 import importlib
 import json
@@ -56,7 +56,7 @@ def compile_kernel(kernel, out: Path) -> None:
 
     arguments = tuple(placeholder(p) for p in kernel.parameters if not isinstance(p, Map))
     with tempfile.TemporaryDirectory() as dump:
-        options = f"--keep-ptx --generate-line-info --dump-dir={dump}"
+        options = f"--keep-ptx --keep-cubin --generate-line-info --dump-dir={dump}"
         compiled = cute.compile(host, arguments, make_fake_stream(), options=options)
     text = compiled.__ptx__
     description = {
@@ -68,6 +68,7 @@ def compile_kernel(kernel, out: Path) -> None:
         "dynamic_shared_bytes": dynamic_shared_bytes(str(compiled.ir_module)),
     }
     (out / f"{kernel.name}.ptx").write_text(text)
+    (out / f"{kernel.name}.cubin").write_bytes(compiled.__cubin__)
     (out / f"{kernel.name}.json").write_text(json.dumps(description, indent=1) + "\n")
 
 
