@@ -15,7 +15,7 @@ export JAX_PLATFORMS ?= cpu
 SOURCES := pyproject.toml CMakeLists.txt README.md $(wildcard ffi/* ffi/*/* tests/ffi/* jax_fa4/*.py jax_fa4/*/*.py jax_fa4/*/*/*.py jax_fa4/*.pyi)
 SIMULATOR_SOURCES := $(wildcard simulator/*.* simulator/*/*.*) ffi/cuda/driver_abi.h
 
-.PHONY: demo test test-full test-gpu lint sanitize bench bench-gpu bench-model bench-launch clean install
+.PHONY: demo test test-full test-gpu lint sanitize bench bench-gpu bench-model bench-context bench-launch clean install
 
 $(VENV)/build-tools:
 	$(PYTHON) -m venv $(VENV)
@@ -67,6 +67,9 @@ bench: $(PEERS)  ## the CPU kernel beside the machine's own limits and other imp
 
 bench-model: $(INSTALLED)  ## what limits the Blackwell kernels, counted in their machine code
 	$(BIN)/python benchmarks/model.py --shares
+
+bench-context: $(INSTALLED)  ## context parallelism at 8 to 4096 GPUs, on paper
+	$(BIN)/python benchmarks/context_parallel_model.py
 
 bench-launch: $(INSTALLED)  ## host time of a call on a GPU, with a driver that does nothing
 	$(BIN)/python benchmarks/launch.py
