@@ -20,9 +20,15 @@ struct XLA_FFI_Error {
   std::string message;
 };
 
-struct XLA_FFI_ExecutionContext {
-  explicit XLA_FFI_ExecutionContext(int64_t threads) : threads(threads) {}
-  virtual ~XLA_FFI_ExecutionContext() = default;
+// Since version 0.4 of the interface (JAX 0.11) this one has a new name, and the old one is an alias of it.
+#if XLA_FFI_API_MAJOR == 0 && XLA_FFI_API_MINOR < 4
+#define FAKE_XLA_CONTEXT XLA_FFI_ExecutionContext
+#else
+#define FAKE_XLA_CONTEXT XLA_FFI_InvokeContext
+#endif
+struct FAKE_XLA_CONTEXT {
+  explicit FAKE_XLA_CONTEXT(int64_t threads) : threads(threads) {}
+  virtual ~FAKE_XLA_CONTEXT() = default;
   virtual XLA_FFI_Error* schedule(XLA_FFI_Task* task, void* data) = 0;
 
   const int64_t threads;  // what the pool says of itself, true or not
