@@ -10,7 +10,7 @@ namespace {
 // Of the call that this thread makes.
 thread_local XLA_FFI_Handler* the_handler = nullptr;
 thread_local void* the_stream = nullptr;
-thread_local XLA_FFI_Extension_Base* the_extension = nullptr;
+thread_local FakeXlaExtension* the_extension = nullptr;
 thread_local int the_repeats = 1;
 thread_local double the_seconds = 0;
 

@@ -20,9 +20,21 @@ struct XLA_FFI_Error {
   std::string message;
 };
 
-struct XLA_FFI_ExecutionContext {
-  explicit XLA_FFI_ExecutionContext(int64_t threads) : threads(threads) {}
-  virtual ~XLA_FFI_ExecutionContext() = default;
+// Since version 0.4 of the interface (JAX 0.11) some names are others, and an error's code is asked for with its message.
+#if XLA_FFI_API_MAJOR == 0 && XLA_FFI_API_MINOR < 4
+#define FAKE_XLA_CONTEXT XLA_FFI_ExecutionContext
+#define FAKE_XLA_GET_ERROR XLA_FFI_Error_GetMessage
+using FakeXlaExtension = XLA_FFI_Extension_Base;
+inline void set_code(XLA_FFI_Error_GetMessage_Args*) {}
+#else
+#define FAKE_XLA_CONTEXT XLA_FFI_InvokeContext
+#define FAKE_XLA_GET_ERROR XLA_FFI_Error_GetDetails
+using FakeXlaExtension = XLA_FFI_InternalExtension;
+inline void set_code(XLA_FFI_Error_GetDetails_Args* args) { args->errc = args->error->code; }
+#endif
+struct FAKE_XLA_CONTEXT {
+  explicit FAKE_XLA_CONTEXT(int64_t threads) : threads(threads) {}
+  virtual ~FAKE_XLA_CONTEXT() = default;
   virtual XLA_FFI_Error* schedule(XLA_FFI_Task* task, void* data) = 0;
 
   const int64_t threads;  // what the pool says of itself, true or not
@@ -122,8 +134,9 @@ inline const XLA_FFI_Api* fake_api() {
     made.XLA_FFI_Error_Create = [](XLA_FFI_Error_Create_Args* args) {
       return new XLA_FFI_Error{args->errc, args->message};
     };
-    made.XLA_FFI_Error_GetMessage = [](XLA_FFI_Error_GetMessage_Args* args) {
+    made.FAKE_XLA_GET_ERROR = [](auto* args) {
       args->message = args->error->message.c_str();
+      set_code(args);
     };
     made.XLA_FFI_Error_Destroy = [](XLA_FFI_Error_Destroy_Args* args) { delete args->error; };
     made.XLA_FFI_ThreadPool_Schedule = [](XLA_FFI_ThreadPool_Schedule_Args* args) {
