@@ -180,6 +180,16 @@ class ForwardPlan:
         return self.value_head_dim // self.ctas
 
     @property
+    def value_row(self) -> int:
+        """Bytes of a row in a panel of V."""
+        return SWIZZLE_ROW
+
+    @property
+    def value_panel(self) -> int:
+        """Columns of a panel of V."""
+        return self.panel
+
+    @property
     def keys(self) -> Stream:
         """The tiles of K."""
         return self.stream("k", 0, self.panels(self.head_dim), self.key_rows * SWIZZLE_ROW)
