@@ -132,7 +132,7 @@ def hopper_plans() -> list[sm90.ForwardPlan]:
         for dtype in ("bfloat16", "float16")
         for heads in sm90.HEAD_DIMS
         for variant in HOPPER_VARIANTS
-        if heads == (128, 128) and variant[0] == "dense" and dtype == "bfloat16"
+        if heads == (128, 128)
     ]
 
 

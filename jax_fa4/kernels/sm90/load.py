@@ -13,7 +13,7 @@ from jax_fa4.kernels.sm90.cta import Cta
 
 @cute.jit
 def load(cta: cutlass.Constexpr):
-    """Order of issue, which is that of use: the first keys, the query tiles; the next keys, then values, of each block."""
+    """Order of issue, which is that of use: the first keys, the queries; then the next keys before a block's values."""
     walk, plan = cta.walk, cta.plan
     keys, values = copies_of(cta.keys), copies_of(cta.values)
     if ptx.elect_sync():

@@ -129,7 +129,7 @@ class ForwardPlan:
 
     @property
     def output_parts(self) -> int:
-        """Parts in which an output tile passes through its room in shared memory: as large as one of the inputs' dtype."""
+        """Parts in which an output tile passes through its room in shared memory, each as large as one of 16 bits."""
         return self.output_bytes // DTYPE_BYTES[self.dtype]
 
     def panels(self, columns: int) -> int:

@@ -1,7 +1,6 @@
 """The two products of attention, by the tensor core for a warpgroup: S = Q K^T, then O += P V with P in registers.
 
-A thread has two rows of S and O, eight apart, and of each row two neighbouring columns of every eight; four threads
-share a row. P in registers is operand A of the second product as it stands: S, rounded, in the same order.
+P in registers is operand A of the second product as it stands: S, rounded, in the same order.
 """
 
 from dataclasses import dataclass
@@ -9,18 +8,14 @@ from typing import Any
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, Vector
+from cutlass import Float32, Int32
 from cutlass.cute.nvgpu import OperandMajorMode, warpgroup
-from cutlass.experimental import primitives as ptx
 
 from jax_fa4.kernels.sm90.cta import DTYPES, Cta
+from jax_fa4.kernels.sm90.fragments import ROWS, word_of_pair
 from jax_fa4.kernels.sm90.plan import QUERY_ROWS, SWIZZLE_ROW
 
 MMA_K = 16  # elements of the summed extent that one instruction takes
-ROWS = 2  # of a thread
-ROW_PITCH = 8  # from a thread's first row to its second
-ROUND = 8  # columns after which a thread has its next two
-LANES = 4  # that share a row
 
 
 @dataclass(frozen=True)
@@ -54,8 +49,13 @@ class Products:
         warpgroup.commit_group()
 
     def row(self, values: Any, row: int) -> list[Any]:
-        """Returns this thread's numbers of its first or second row, in the order of columns."""
+        """Returns the numbers of this thread's first or second row, in the order of its columns."""
         return [values[j] for j in range(cute.size(values)) if j // 2 % ROWS == row]
+
+    def scale_output(self, factors: tuple[Any, Any]) -> None:
+        """Multiplies each row of O."""
+        for j in range(cute.size(self.output)):
+            self.output[j] = self.output[j] * factors[j // 2 % ROWS]
 
     def set_weights(self, rows: list[list[Any]]) -> None:
         """Rounds the weights of both rows: operand A of the next product."""
@@ -69,10 +69,12 @@ class Products:
         for j in range(cute.size(self.output)):
             self.output[j] = Float32(0.0)
 
-    def rescale_output(self, factors: list[Any]) -> None:
-        """Multiplies each row of O."""
-        for j in range(cute.size(self.output)):
-            self.output[j] = self.output[j] * factors[j // 2 % ROWS]
+
+@cute.jit
+def rescale(products: cutlass.Constexpr, first, second):
+    """Multiplies both rows of O by their factors, where a row of the warp asks for it."""
+    if cute.arch.vote_any_sync((first < 1.0) | (second < 1.0)):
+        products.scale_output((first, second))
 
 
 def products_of(cta: Cta, i: Any) -> Products:
@@ -120,27 +122,3 @@ def mma_of(plan: Any, n: int, a_source: Any, b_major: Any) -> Any:
     shape = (QUERY_ROWS, n, MMA_K)
     op = warpgroup.MmaF16BF16Op(dtype, Float32, shape, a_source, OperandMajorMode.K, b_major)
     return cute.make_tiled_mma(op)
-
-
-def word_of_pair(first: Any, second: Any, dtype: str) -> Any:
-    """Returns two float32 values rounded to 16 bits, the first in the lower half."""
-    pair = Vector.from_elements((second, first), Float32)  # the first becomes the upper half of the instruction
-    return ptx.convert(pair, DTYPES[dtype], rnd="rn").bitcast(Int32)[0]
-
-
-def row_of_thread() -> Any:
-    """Returns the first of this thread's rows in the query tile."""
-    thread, _, _ = cute.arch.thread_idx()
-    return thread % 128 // 32 * 16 + thread % 32 // LANES
-
-
-def column_of_thread() -> Any:
-    """Returns the first of this thread's columns."""
-    return cute.arch.lane_idx() % LANES * 2
-
-
-def across_row(value: Any, join: Any) -> Any:
-    """Joins the values of the four threads that share a row; all have the result."""
-    for distance in (1, 2):
-        value = join(value, cute.arch.shuffle_sync_bfly(value, distance))
-    return value
