@@ -118,8 +118,16 @@ class HopperTile:
     registers: tuple[int, int] = (240, 32)
 
 
+THREE = (160, 32)  # registers where three warpgroups multiply
 HOPPER_TILES = (
-    HopperTile(128, ("dense", "banded", "general"), 2, 128),
+    HopperTile(64, ("dense", "banded"), 3, 128, THREE),
+    HopperTile(64, ("general",), 2, 128),
+    HopperTile(96, ("dense", "banded", "general"), 2, 128),
+    HopperTile(128, ("dense",), 2, 176),
+    HopperTile(128, ("banded", "general"), 2, 128),
+    HopperTile(192, ("dense", "banded", "general"), 2, 128),
+    HopperTile(256, ("dense", "banded"), 2, 80),
+    HopperTile(256, ("general",), 2, 64),
 )  # fmt: skip
 
 HOPPER_VARIANTS = (("dense", ""), ("banded", ""), ("general", ""), ("general", "float32"))
@@ -132,7 +140,6 @@ def hopper_plans() -> list[sm90.ForwardPlan]:
         for dtype in ("bfloat16", "float16")
         for heads in sm90.HEAD_DIMS
         for variant in HOPPER_VARIANTS
-        if heads == (128, 128)
     ]
 
 
@@ -140,7 +147,7 @@ def hopper_plan(dtype: str, heads: tuple[int, int], kind: str, output: str) -> s
     """Returns a variant with the tile of its row of the table."""
     row = next(row for row in HOPPER_TILES if row.head_dim == heads[0] and kind in row.kinds)
     return sm90.ForwardPlan(
-        dtype, *heads, kind, output, query_tiles=row.query_tiles, block=row.block, registers=row.registers
+        dtype, *heads, kind, output, row.query_tiles, row.block, takes_turns=row.head_dim <= 128, registers=row.registers
     )  # fmt: skip
 
 

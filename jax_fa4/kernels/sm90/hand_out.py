@@ -24,32 +24,48 @@ def hand_out(cta: Cta, products: Products, visit: Any, inverses: list[Any]) -> N
     ring = cta.rings.out.of(i)
     columns = plan.output_tile_bytes // plan.output_panel_bytes * plan.output_panel
     rows = [products.row(products.output, r) for r in range(ROWS)]
+    words = words_of_thread(cta, i)
     if plan.output_over_query:
         # All four warps have had their scores: the tensor core has read the queries.
         ptx.barrier_cta_sync_aligned(FIRST_BARRIER + i, thread_count=WARPGROUP * WARP)
     for part in range(plan.output_parts):
         use = visit * plan.output_parts + part
         ring.wait_empty(use)
-        for column in range(part * columns, (part + 1) * columns, ROUND):
+        for column in range(0, columns, ROUND):
+            panel, within = column // plan.output_panel, column % plan.output_panel // ROUND
             for r in range(ROWS):
-                first = column // LANES
+                first = (part * columns + column) // LANES
                 # What fills the last panel is written nowhere.
                 pair = rows[r][first : first + 2] or [Float32(0.0)] * 2
-                store_pair(cta, i, r, column % columns, [value * inverses[r] for value in pair])
+                further = panel * plan.output_panel_bytes + r * ROW_PITCH * SWIZZLE_ROW
+                store_pair(cta, words[within], further // 4, [value * inverses[r] for value in pair])
         ptx.fence_proxy("async_shared", space="cta")
         ptx.bar_warp_sync(FULL_WARP)
         ring.arrive_full(use)
 
 
-def store_pair(cta: Cta, i: Any, r: int, column: int, pair: list[Any]) -> None:
-    """Writes this thread's two of eight columns of a row where the swizzle of the copy wants them."""
-    plan, row, lane = cta.plan, row_of_thread() + r * ROW_PITCH, cute.arch.lane_idx() % LANES
-    within = column % plan.output_panel * plan.output_bytes
-    at = i * plan.output_pitch + column // plan.output_panel * plan.output_panel_bytes + row * SWIZZLE_ROW
-    if plan.output:
-        unit = Int32(within // UNIT) + lane // 2
-        word = (at + (unit ^ (row % ROUND)) * UNIT) // 4 + lane % 2 * 2
-        cta.shared.out[word:2, cutlass.align(8)] = Vector.from_elements(tuple(pair), Float32).bitcast(Int32)
+def words_of_thread(cta: Cta, i: Any) -> list[Any]:
+    """Returns where this thread's two of every eight columns lie in its first row of a panel, as the copy wants them.
+
+    They are few, as panels and rows have constant distances: addresses of all columns would take registers for good.
+    """
+    plan, row, lane = cta.plan, row_of_thread(), cute.arch.lane_idx() % LANES
+    start = (i * plan.output_pitch + row * SWIZZLE_ROW) // 4
+    words = []
+    for column in range(0, plan.output_panel, ROUND):
+        byte = column * plan.output_bytes
+        if plan.output:  # four lanes have two units
+            unit, rest = Int32(byte // UNIT) + lane // 2, lane % 2 * 2
+        else:
+            unit, rest = Int32(byte // UNIT), lane
+        words.append(start + (unit ^ (row % ROUND)) * (UNIT // 4) + rest)
+    return words
+
+
+def store_pair(cta: Cta, word: Any, further: int, pair: list[Any]) -> None:
+    """Writes two neighbouring columns of a row."""
+    place = cta.shared.out.subview(further)
+    if cta.plan.output:
+        place[word : 2, cutlass.align(8)] = Vector.from_elements(tuple(pair), Float32).bitcast(Int32)
     else:
-        word = (at + (Int32(within // UNIT) ^ (row % ROUND)) * UNIT) // 4 + lane
-        cta.shared.out[word] = word_of_pair(*pair, plan.dtype)
+        place[word] = word_of_pair(*pair, cta.plan.dtype)
