@@ -125,7 +125,8 @@ HOPPER_TILES = (
     HopperTile(96, ("dense", "banded", "general"), 2, 128),
     HopperTile(128, ("dense",), 2, 176),
     HopperTile(128, ("banded", "general"), 2, 128),
-    HopperTile(192, ("dense", "banded", "general"), 2, 128),
+    HopperTile(192, ("dense", "banded"), 2, 128),
+    HopperTile(192, ("general",), 2, 96),
     HopperTile(256, ("dense", "banded"), 2, 80),
     HopperTile(256, ("general",), 2, 64),
 )  # fmt: skip
