@@ -121,9 +121,9 @@ class Blocks:
         warpgroup.wait_group(1)
         rings.k.arrive_empty(block)
         weights, factors = self.softmax(block, key_block, masked)
+        rescale(products, *factors)
         warpgroup.wait_group(0)
         rings.v.arrive_empty(block - 1)
-        rescale(products, *factors)
         products.set_weights(weights)
 
     def last(self, block: Any) -> None:

@@ -66,6 +66,6 @@ def store_pair(cta: Cta, word: Any, further: int, pair: list[Any]) -> None:
     """Writes two neighbouring columns of a row."""
     place = cta.shared.out.subview(further)
     if cta.plan.output:
-        place[word : 2, cutlass.align(8)] = Vector.from_elements(tuple(pair), Float32).bitcast(Int32)
+        place[word:2, cutlass.align(8)] = Vector.from_elements(tuple(pair), Float32).bitcast(Int32)
     else:
         place[word] = word_of_pair(*pair, cta.plan.dtype)

@@ -72,8 +72,12 @@ class Products:
 
 @cute.jit
 def rescale(products: cutlass.Constexpr, first, second):
-    """Multiplies both rows of O by their factors, where a row of the warp asks for it."""
+    """Multiplies both rows of O by their factors, where a row of the warp asks for it, once O is there.
+
+    The branch, ahead of the wait that all come to, also keeps ptxas from moving exponentials behind that wait.
+    """
     if cute.arch.vote_any_sync((first < 1.0) | (second < 1.0)):
+        warpgroup.wait_group(0)
         products.scale_output((first, second))
 
 
