@@ -147,8 +147,10 @@ def hopper_plans() -> list[sm90.ForwardPlan]:
 def hopper_plan(dtype: str, heads: tuple[int, int], kind: str, output: str) -> sm90.ForwardPlan:
     """Returns a variant with the tile of its row of the table."""
     row = next(row for row in HOPPER_TILES if row.head_dim == heads[0] and kind in row.kinds)
+    # With larger heads a product takes longer than a softmax: there is nothing to wait for.
+    in_turn = row.head_dim <= 128
     return sm90.ForwardPlan(
-        dtype, *heads, kind, output, row.query_tiles, row.block, takes_turns=row.head_dim <= 128, registers=row.registers
+        dtype, *heads, kind, output, row.query_tiles, row.block, in_turn, registers=row.registers
     )  # fmt: skip
 
 

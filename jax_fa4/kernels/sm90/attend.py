@@ -41,14 +41,13 @@ def attend(cta: cutlass.Constexpr):
     walk = cta.walk
     i = warp_index() // WARPGROUP
     products = products_of(cta, i)
-    # Of both rows: references, then totals, of this thread's columns alone.
     state = cute.make_rmem_tensor(2 * ROWS, Float32)
     turns.begin(cta.plan, i)
     block, tile_number, visit = Int32(0), Int32(0), Int32(0)
     for index in cutlass.range(walk.first, walk.count, walk.stride, unroll=1):
         tile = walk.tile(index)
         loop = walk.loop(tile)
-        blocks = Blocks(cta, products, rows_of(cta, tile, i), state)
+        blocks = Blocks(cta, i, products, rows_of(cta, tile, i), state)
         blocks.start()
         if loop.count > 0:
             cta.rings.q.of(i).wait_full(tile_number)
@@ -67,7 +66,7 @@ def attend(cta: cutlass.Constexpr):
         for r in cutlass.range_constexpr(ROWS):
             if blocks.rows[r].index < walk.problem.rows and cute.arch.lane_idx() % LANES == 0:
                 store_log_sum_exp(cta, tile, blocks.rows[r], finished[r].log_sum_exp)
-        hand_out(cta, products, visit, [row.inverse for row in finished])
+        hand_out(cta, i, products, visit, [row.inverse for row in finished])
         visit += 1
     turns.end(cta.plan, i)
 
@@ -80,12 +79,14 @@ def rows_of(cta: Cta, tile: Tile, i: Any) -> list[Row]:
 
 @dataclass(frozen=True)
 class Blocks:
-    """A warpgroup's way through the key blocks of a tile.
+    """Warpgroup i's way through the key blocks of a tile.
 
+    state: of both rows the references, then the totals, which are of this thread's columns alone.
     block: the number of a block among this CTA's; key_block: among the keys.
     """
 
     cta: Cta
+    i: Any
     products: Products
     rows: list[Row]
     state: Any
@@ -112,12 +113,12 @@ class Blocks:
         """The scores of a block and the values of the one before; then the weights of this block."""
         plan, rings, products = self.cta.plan, self.cta.rings, self.products
         rings.k.wait_full(block)
-        turns.take(plan, products.i)
+        turns.take(plan, self.i)
         warpgroup.fence()
         products.issue_scores(rings.k.slot(block))
         self.await_values(block - 1)
         products.issue_values(rings.v.slot(block - 1))
-        turns.give(plan, products.i)
+        turns.give(plan, self.i)
         warpgroup.wait_group(1)
         rings.k.arrive_empty(block)
         weights, factors = self.softmax(block, key_block, masked)

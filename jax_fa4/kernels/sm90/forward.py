@@ -22,7 +22,7 @@ from jax_fa4.kernels.sm90.load import load
 from jax_fa4.kernels.sm90.plan import WARPGROUP
 from jax_fa4.kernels.tile_loop import Walk
 
-PROGRAMS = {"attend": attend, "load": load, "epilogue": store, "owners": watch, "idle": lambda cta: None}
+PROGRAMS = {"attend": attend, "load": load, "epilogue": store, "owners": watch}
 
 
 @cute.kernel
@@ -51,10 +51,14 @@ def run(plan: cutlass.Constexpr, walk: cutlass.Constexpr, arrays: cutlass.Conste
         run_role(cta, plan.role("attend"), warp)
     else:
         cute.arch.setmaxregister_decrease(plan.registers[1])
-        for name in ("load", "epilogue", "owners"):
-            for role in plan.roles:
-                if cutlass.const_expr(role.name == name):
-                    run_role(cta, role, warp)
+        run_others(cta, warp)
+
+
+def run_others(cta: Cta, warp: Any) -> None:
+    """Runs the programs of the warpgroup that does not multiply."""
+    for role in cta.plan.roles:
+        if role.name not in ("attend", "idle"):
+            run_role(cta, role, warp)
 
 
 @cute.jit

@@ -18,9 +18,9 @@ FIRST_BARRIER = 4  # of the warpgroups; those of turns.py are below
 UNIT = 16  # bytes that the swizzle moves as one
 
 
-def hand_out(cta: Cta, products: Products, visit: Any, inverses: list[Any]) -> None:
-    """Gives a warpgroup's output tile, part by part, to the epilogue."""
-    plan, i = cta.plan, products.i
+def hand_out(cta: Cta, i: Any, products: Products, visit: Any, inverses: list[Any]) -> None:
+    """Gives warpgroup i's output tile, part by part, to the epilogue."""
+    plan = cta.plan
     ring = cta.rings.out.of(i)
     columns = plan.output_tile_bytes // plan.output_panel_bytes * plan.output_panel
     rows = [products.row(products.output, r) for r in range(ROWS)]
@@ -68,4 +68,4 @@ def store_pair(cta: Cta, word: Any, further: int, pair: list[Any]) -> None:
     if cta.plan.output:
         place[word:2, cutlass.align(8)] = Vector.from_elements(tuple(pair), Float32).bitcast(Int32)
     else:
-        place[word] = word_of_pair(*pair, cta.plan.dtype)
+        place[word] = word_of_pair(pair[0], pair[1], cta.plan.dtype)
