@@ -52,9 +52,11 @@ def attend(cta: cutlass.Constexpr):
         if loop.count > 0:
             cta.rings.q.of(i).wait_full(tile_number)
             blocks.first(block, loop.key_block(0))
-            for step in cutlass.range(1, loop.masked, unroll=1):
-                blocks.next(block + step, loop.key_block(step), True)
-            if cutlass.const_expr(not cta.plan.is_general):
+            # The first block always has its mask, and in dense variants no other needs one.
+            if cutlass.const_expr(cta.plan.kind != "dense"):
+                for step in cutlass.range(1, loop.masked, unroll=1):
+                    blocks.next(block + step, loop.key_block(step), True)
+            if cutlass.const_expr(cta.plan.kind != "general"):
                 for step in cutlass.range(greater(loop.masked, Int32(1)), loop.count, unroll=1):
                     blocks.next(block + step, loop.key_block(step), False)
             if cutlass.const_expr(cta.rings.q.row.empty):
