@@ -44,6 +44,7 @@ class Variant:
       value_head_dim: likewise, of value and output.
       features: what it can do beyond dense attention, see `features`.
       minimum_rows: it is chosen only where a head has more query rows than that.
+      architecture: the GPUs it is for, "sm_90a", or a family of them, "sm_100f".
     """
 
     name: str
@@ -53,6 +54,15 @@ class Variant:
     value_head_dim: int
     features: frozenset[str]
     minimum_rows: int
+    architecture: str
+
+    def runs_on(self, capability: tuple[int, int]) -> bool:
+        """Whether it runs on GPUs of this compute capability; ffi/cuda/variants.cc has the same rule."""
+        number, kind = int(self.architecture.rstrip("af")[3:]), self.architecture[-1]
+        own = 10 * capability[0] + capability[1]
+        if kind == "a":
+            return number == own
+        return number <= own and (kind != "f" or number // 10 == capability[0])
 
 
 def features(spec: AttentionSpec, operands: Operands) -> frozenset[str]:
@@ -98,17 +108,19 @@ def _read(path: Path) -> tuple[list[Variant], list[str]]:
     """The variants of a manifest, and the same in the launcher's form: a line has a word and its values."""
     try:
         manifest = json.loads(path.read_text())
-        rows = manifest["variants"]
-        return [_variant(row) for row in rows], [line for row in rows for line in _lines(path.parent, manifest, row)]
+        rows, architecture = manifest["variants"], manifest["architecture"]
+        lines = [line for row in rows for line in _lines(path.parent, manifest, row)]
+        return [_variant(row, architecture) for row in rows], lines
     except KeyError as error:
         raise ValueError(
             f"{path}: {error} is missing or unknown, so another version of jax_fa4 wrote it; build the kernels again"
         ) from error
 
 
-def _variant(row: dict[str, Any]) -> Variant:
-    named = {field.name: row[field.name] for field in dataclasses.fields(Variant) if field.name != "features"}
-    return Variant(features=FEATURES[row["kind"]], **named)
+def _variant(row: dict[str, Any], architecture: str) -> Variant:
+    given: dict[str, Any] = {"features": FEATURES[row["kind"]], "architecture": architecture}
+    named = {field.name: row[field.name] for field in dataclasses.fields(Variant) if field.name not in given}
+    return Variant(**given, **named)
 
 
 def _lines(folder: Path, manifest: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:

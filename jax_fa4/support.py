@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import jax
+
 from jax_fa4 import calls, manifest
 from jax_fa4.manifest import Variant
 from jax_fa4.spec import KERNEL_IMPLEMENTATIONS, PLAIN_IMPLEMENTATIONS, SIMULATED, AttentionSpec, Operands
@@ -33,6 +35,11 @@ def _refusal_of_kernels(spec: AttentionSpec, operands: Operands, direction: str)
         return "gradients have no CUDA kernel yet"
     # Those for long calls alone have a twin for short ones, and the length may be unknown (jax.export).
     rows = tuple(row for row in rows if row.minimum_rows == 0) or rows
+    gpus = _gpus()
+    rows, all_rows = tuple(row for row in rows if all(map(row.runs_on, gpus))), rows
+    if not rows:
+        there = _listed(f"sm_{major}{minor}" for major, minor in gpus)
+        return f"its kernels are for {_listed(row.architecture for row in all_rows)}, not for {there}"
     dtype = str(operands.query.dtype)
     able = [row for row in rows if row.dtype == dtype]
     if not able:
@@ -48,6 +55,16 @@ def _refusal_of_kernels(spec: AttentionSpec, operands: Operands, direction: str)
         together = f" together with {', '.join(sorted(asked))}" if asked else ""
         return f"its kernels have no {output} output of {dtype} inputs{together}"
     return _refusal_of_head_dims(able, operands.query.shape[-1], operands.value.shape[-1])
+
+
+def _gpus() -> tuple[tuple[int, int], ...]:
+    """The compute capabilities of this process's GPUs; none where it has none, as when it exports for some."""
+    try:
+        devices = jax.local_devices(backend="cuda")
+    except RuntimeError:
+        return ()
+    found = (str(getattr(device, "compute_capability", "")).split(".") for device in devices)
+    return tuple(sorted({(int(parts[0]), int(parts[1])) for parts in found if len(parts) == 2}))
 
 
 def _refusal_of_head_dims(rows: Iterable[Variant], head_dim: int, value_head_dim: int) -> str | None:

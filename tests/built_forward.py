@@ -1,11 +1,14 @@
 """The forward kernels, compiled with line information."""
 
 from pathlib import Path
+from typing import Any
 
 import dsl_build
 from dsl_build import available
 
-__all__ = ["SOURCES", "available", "built"]
+__all__ = ["ARCHITECTURES", "SOURCES", "available", "built", "folder_of"]
+
+ARCHITECTURES = ("sm_100a", "sm_90a")
 
 SOURCES = Path(__file__).parents[1] / "jax_fa4" / "kernels"
 CACHE = dsl_build.BUILD / "kernels" / "cache"  # of variants, for whatever folder
@@ -15,3 +18,8 @@ def built(arch: str) -> Path:
     """The folder with every variant for `arch`, and its manifest."""
     options = ["--arch", arch, "--cache", str(CACHE), "--line-info"]
     return dsl_build.built(SOURCES, "kernels", arch, lambda folder: [*options, "--out", folder])
+
+
+def folder_of(plan: Any) -> Path:
+    """The folder with a plan's variant."""
+    return built(next(arch for arch in ARCHITECTURES if f"_{arch.replace('_', '')[:-1]}_" in plan.name))

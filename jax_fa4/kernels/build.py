@@ -8,6 +8,7 @@ compiler reads it from the environment when it is imported.
 import argparse
 import functools
 import hashlib
+import importlib
 import importlib.metadata
 import inspect
 import itertools
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +37,7 @@ if __name__ == "__main__":
     package.__path__ = [str(Path(__file__).resolve().parents[1])]
     sys.modules["jax_fa4"] = package
 
-from jax_fa4.kernels.sm100.plan import ForwardPlan
-from jax_fa4.kernels.variants import TensorMapParameter, forward_parameters, forward_plans
+from jax_fa4.kernels.variants import Plan, TensorMapParameter, forward_parameters, forward_plans, hopper_plans
 
 COMPILER = "nvidia-cutlass-dsl"
 KERNELS = Path(__file__).resolve().parent
@@ -47,14 +47,14 @@ KERNELS = Path(__file__).resolve().parent
 class Architecture:
     """What is compiled for a GPU architecture, and the first CUDA version whose driver loads such cubins."""
 
-    plans: Callable[[], list[ForwardPlan]]
+    plans: Callable[[], Sequence[Plan]]
     minimum_driver: int
 
 
 # The drivers are from the PTX ISA's release history: sm_90a is of CUDA 12.0, sm_100a of the first release after 12.6,
 # which is 12.8, and the family sm_100f of 12.9, as is sm_103, the other GPU in it.
 ARCHITECTURES = {
-    "sm_90a": Architecture(lambda: [], 12000),
+    "sm_90a": Architecture(hopper_plans, 12000),
     "sm_100a": Architecture(forward_plans, 12080),
     "sm_100f": Architecture(forward_plans, 12090),
 }
@@ -109,7 +109,7 @@ def main() -> None:
     print(table(built) if built else f"{job.arch} has no variant yet: the manifest is empty")
 
 
-def build(plans: list[ForwardPlan], job: Job, jobs: int) -> list[Built]:
+def build(plans: list[Plan], job: Job, jobs: int) -> list[Built]:
     """Compiles the variants that are not in the cache, and puts all of them into the folder."""
     for folder in (job.out, job.cache):
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def build(plans: list[ForwardPlan], job: Job, jobs: int) -> list[Built]:
         return list(processes.map(functools.partial(build_one, job=job), plans))
 
 
-def build_one(plan: ForwardPlan, job: Job) -> Built:
+def build_one(plan: Plan, job: Job) -> Built:
     """Puts one variant into the folder, from the cache or compiled."""
     started = time.monotonic()
     entry = job.cache / f"{plan.name}-{cache_key(plan, job)}"
@@ -137,7 +137,7 @@ def build_one(plan: ForwardPlan, job: Job) -> Built:
     return Built(row, time.monotonic() - started, cached, kept["cubin"].stat().st_size)
 
 
-def cache_key(plan: ForwardPlan, job: Job) -> str:
+def cache_key(plan: Plan, job: Job) -> str:
     """Changes with all that a variant's code comes from. The list of variants is not of it: the plan says its part."""
     folders = (KERNELS, Path(inspect.getfile(type(plan))).resolve().parent)
     sources = [file for folder in folders for file in sorted(folder.glob("*.py")) if file.name != "variants.py"]
@@ -181,7 +181,7 @@ def table(built: list[Built]) -> str:
     return "\n".join(f"{a:{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}" for a, b, c, d in lines)
 
 
-def compile_forward(plan: ForwardPlan, line_info: bool) -> tuple[str, bytes]:
+def compile_forward(plan: Plan, line_info: bool) -> tuple[str, bytes]:
     """Compiles one variant; returns its PTX and its cubin."""
     try:
         compiled = trace_forward(plan, line_info)
@@ -193,14 +193,14 @@ def compile_forward(plan: ForwardPlan, line_info: bool) -> tuple[str, bytes]:
     return compiled.__ptx__, compiled.__cubin__
 
 
-def trace_forward(plan: ForwardPlan, line_info: bool) -> Any:
+def trace_forward(plan: Plan, line_info: bool) -> Any:
     """Runs the compiler on one variant; the architecture is in the environment by now."""
     import cutlass
     import cutlass.cute as cute
     from cutlass.cute.runtime import make_fake_stream, make_ptr
 
-    from jax_fa4.kernels.sm100.forward import forward
-
+    package = type(plan).__module__.rpartition(".")[0]
+    forward = importlib.import_module(f"{package}.forward").forward
     numbers = {"i32": cutlass.Int32, "f32": cutlass.Float32}
     parameters = forward_parameters(plan)
     cluster = plan.manifest()["cluster"]

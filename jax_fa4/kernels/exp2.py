@@ -10,6 +10,9 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32
 from cutlass.experimental import primitives as ptx
 
+from jax_fa4.kernels import pairs
+from jax_fa4.kernels.pairs import both
+
 PERIOD = 16  # columns after which the pattern repeats
 
 # 2^f = 1 + f (c1 + f (c2 + ...)) for f in [0, 1), by degree: the least maximum of the relative error, which is 8.6e-5
@@ -39,17 +42,12 @@ def polynomial_exp2(pair: tuple[Any, Any], coefficients: tuple[float, ...]) -> t
     """Returns 2^x: a polynomial of the fraction, whose exponent the whole part is added to."""
     x = tuple(cute.arch.fmax(value, Float32(LOWEST)) for value in pair)
     shifted = ptx.add_packed_f32x2(x, both(ROUNDER), rnd="rm")
-    whole = ptx.add_packed_f32x2(shifted, both(-ROUNDER), rnd="rn")
-    fraction = ptx.fma_packed_f32x2(whole, both(-1.0), x, rnd="rn")
+    whole = pairs.add(shifted, both(-ROUNDER))
+    fraction = pairs.multiply_add(whole, both(-1.0), x)
     result = both(coefficients[-1])
     for coefficient in (*coefficients[-2::-1], 1.0):
-        result = ptx.fma_packed_f32x2(result, fraction, both(coefficient), rnd="rn")
+        result = pairs.multiply_add(result, fraction, both(coefficient))
     return tuple(add_to_exponent(r, s) for r, s in zip(result, shifted, strict=True))  # type: ignore[return-value]
-
-
-def both(value: float) -> tuple[Any, Any]:
-    """Returns a pair of the same number."""
-    return Float32(value), Float32(value)
 
 
 def add_to_exponent(mantissa: Any, shifted: Any) -> Any:

@@ -1,14 +1,15 @@
 """From a row's products of query and key to logits, in units of log2(e): scale, soft cap, ALiBi."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32
-from cutlass.experimental import primitives as ptx
 
-from jax_fa4.kernels.exp2 import both
+from jax_fa4.kernels import pairs
+from jax_fa4.kernels.pairs import both
 from jax_fa4.kernels.row_softmax import LOG2_E, scaled
 
 CHUNK = 32  # scores that one branch holds
@@ -27,14 +28,17 @@ class RowLogits:
     slope_log2: Any
     position: Any
 
-    def of(self, scores: list[Any], first_key: Any) -> list[Any]:
-        """Returns the logits of the keys from `first_key` on."""
+    def of(self, scores: list[Any], first_key: Any, columns: Sequence[int] | None = None) -> list[Any]:
+        """Returns the logits of the keys first_key + columns[0], ...; None: of those from `first_key` on."""
+        columns = range(len(scores)) if columns is None else columns
         result: list[Any] = []
         distance = self.position - Float32(first_key)
         for first in range(0, len(scores), CHUNK):
             chunk = scaled(scores[first : first + CHUNK], self.scale_log2)
             chunk = soft_capped(chunk, self.cap_log2)
-            result += sloped(chunk, self.slope_log2, distance - Float32(first))
+            start = columns[first]
+            own = tuple(column - start for column in columns[first : first + CHUNK])
+            result += sloped(chunk, self.slope_log2, distance - Float32(start), own)
         return result
 
 
@@ -48,11 +52,12 @@ def soft_capped(logits, cap_log2):
 
 
 @cute.jit
-def sloped(logits, slope_log2, distance):
-    """The logit minus slope * |distance|; the key of column j is j nearer to the left."""
+def sloped(logits, slope_log2, distance, columns: cutlass.Constexpr):
+    """The logit minus slope * |distance|; the key of a column is that much nearer to the left."""
     if slope_log2 != Float32(0.0):
         logits = [
-            logit - slope_log2 * absolute(distance - Float32(column)) for column, logit in enumerate(logits)
+            logit - slope_log2 * absolute(distance - Float32(column))
+            for column, logit in zip(columns, logits, strict=True)
         ]  # fmt: skip
     return logits
 
@@ -63,15 +68,15 @@ def tanh(values: list[Any]) -> list[Any]:
     for j in range(0, len(values), 2):
         x = (values[j], values[j + 1])
         size = tuple(absolute(value) for value in x)
-        power = tuple(cute.arch.exp2(value) for value in ptx.mul_packed_f32x2(size, both(-2 * LOG2_E), rnd="rn"))
-        above = ptx.fma_packed_f32x2(power, both(-1.0), both(1.0), rnd="rn")
-        below = ptx.add_packed_f32x2(power, both(1.0), rnd="rn")
-        large = ptx.mul_packed_f32x2(above, tuple(cute.arch.rcp_approx(value) for value in below), rnd="rn")
-        square = ptx.mul_packed_f32x2(x, x, rnd="rn")
+        power = tuple(cute.arch.exp2(value) for value in pairs.multiply(size, both(-2 * LOG2_E)))
+        above = pairs.multiply_add(power, both(-1.0), both(1.0))
+        below = pairs.add(power, both(1.0))
+        large = pairs.multiply(above, tuple(cute.arch.rcp_approx(value) for value in below))
+        square = pairs.multiply(x, x)
         ratio = both(COEFFICIENTS[-1])
         for coefficient in COEFFICIENTS[-2::-1]:
-            ratio = ptx.fma_packed_f32x2(ratio, square, both(coefficient), rnd="rn")
-        small = ptx.mul_packed_f32x2(ratio, x, rnd="rn")
+            ratio = pairs.multiply_add(ratio, square, both(coefficient))
+        small = pairs.multiply(ratio, x)
         result += [
             cutlass.select_(size[k] < Float32(SMALL), small[k], with_sign(large[k], x[k])) for k in (0, 1)
         ]  # fmt: skip

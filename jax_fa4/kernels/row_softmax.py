@@ -1,4 +1,4 @@
-"""The softmax of one row of scores, block by block, in one thread: maximum, rescaling, exponentials and their sum.
+"""The softmax of a row of scores, block by block: maximum, rescaling, exponentials and their sum.
 
 Exponentials are taken of `scale_log2 * (score - reference)`. Any reference gives the same result, so it need not be the
 row's maximum: it follows only when the maximum has outgrown it by 2^threshold, and the accumulator is rescaled rarely.
@@ -10,8 +10,8 @@ from typing import Any
 import cutlass
 import cutlass.cute as cute
 from cutlass import Float32
-from cutlass.experimental import primitives as ptx
 
+from jax_fa4.kernels import pairs
 from jax_fa4.kernels.exp2 import exp2_pair, is_polynomial
 
 LN_2 = 0.6931471805599453
@@ -40,9 +40,9 @@ class RowSoftmax:
         """Returns the state before the first block."""
         return -Float32.inf, Float32(0.0)
 
-    def follow(self, scores: list[Any], reference: Any) -> tuple[Any, Any]:
-        """Returns the reference for this block, and the factor for all that was summed under the old one."""
-        largest = cute.arch.fmax(row_maximum(scores), reference)
+    def follow(self, maximum: Any, reference: Any) -> tuple[Any, Any]:
+        """Returns the reference for a block of this maximum, and the factor for what was summed under the old one."""
+        largest = cute.arch.fmax(maximum, reference)
         growth = (reference - finite(largest)) * self.scale_log2
         if self.threshold == 0.0:
             return largest, cute.arch.exp2(growth)
@@ -55,7 +55,7 @@ class RowSoftmax:
         scale, shift = self.scale_log2, -finite(reference) * self.scale_log2
         result: list[Any] = []
         for j in range(0, len(scores), 2):
-            pair = ptx.fma_packed_f32x2((scores[j], scores[j + 1]), (scale, scale), (shift, shift), rnd="rn")
+            pair = pairs.multiply_add((scores[j], scores[j + 1]), (scale, scale), (shift, shift))
             result += exp2_pair(pair, self.degree if is_polynomial(first_column + j, self.polynomial) else 0)
         return result
 
@@ -98,18 +98,18 @@ def row_maximum(scores: list[Any]) -> Any:
 
 def add_weights(partial: list[Any], weights: list[Any]) -> list[Any]:
     """Adds weights to partial sums, which are pairs; there are none at the beginning."""
-    pairs = [(weights[j], weights[j + 1]) for j in range(0, len(weights), 2)]
+    new = [(weights[j], weights[j + 1]) for j in range(0, len(weights), 2)]
     if not partial:
-        partial, pairs = pairs[:CHAINS], pairs[CHAINS:]
-    for j in range(len(pairs)):
-        partial[j % CHAINS] = ptx.add_packed_f32x2(partial[j % CHAINS], pairs[j], rnd="rn")
+        partial, new = new[:CHAINS], new[CHAINS:]
+    for j, pair in enumerate(new):
+        partial[j % CHAINS] = pairs.add(partial[j % CHAINS], pair)
     return partial
 
 
 def total_of(partial: list[Any]) -> Any:
     """Returns the sum of partial sums."""
     while len(partial) > 1:
-        partial = [ptx.add_packed_f32x2(a, b, rnd="rn") for a, b in zip(partial[::2], partial[1::2], strict=True)]
+        partial = [pairs.add(a, b) for a, b in zip(partial[::2], partial[1::2], strict=True)]
     return partial[0][0] + partial[0][1]
 
 
@@ -117,5 +117,5 @@ def scaled(values: list[Any], factor: Any) -> list[Any]:
     """Returns the values times `factor`, multiplied in pairs."""
     result: list[Any] = []
     for j in range(0, len(values), 2):
-        result += ptx.mul_packed_f32x2((values[j], values[j + 1]), (factor, factor), rnd="rn")
+        result += pairs.multiply((values[j], values[j + 1]), (factor, factor))
     return result

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+from jax_fa4.kernels.sm90 import plan as sm90
 from jax_fa4.kernels.sm100.plan import HEAD_DIMS, TILE, ForwardPlan
+
+Plan = ForwardPlan | sm90.ForwardPlan
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,57 @@ def forward_plan(dtype: str, heads: tuple[int, int], kind: str, output: str, cta
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class HopperTile:
+    """A tile of FlashAttention-3's: what it publishes for 16-bit inputs, in hopper/tile_size.h of its sources.
+
+    kinds: of the variants. blocks: keys of a block.
+    query_tiles: of 64 rows, each of a warpgroup. registers: of a thread of those, and of the others.
+    """
+
+    head_dim: int
+    kinds: tuple[str, ...]
+    query_tiles: int
+    block: int
+    registers: tuple[int, int] = (240, 32)
+
+
+THREE = (160, 32)  # registers where three warpgroups multiply
+HOPPER_TILES = (
+    HopperTile(64, ("dense", "banded"), 3, 128, THREE),
+    HopperTile(64, ("general",), 2, 128),
+    HopperTile(96, ("dense", "banded", "general"), 2, 128),
+    HopperTile(128, ("dense",), 2, 176),
+    HopperTile(128, ("banded", "general"), 2, 128),
+    HopperTile(192, ("dense", "banded"), 2, 128),
+    HopperTile(192, ("general",), 2, 96),
+    HopperTile(256, ("dense", "banded"), 2, 80),
+    HopperTile(256, ("general",), 2, 64),
+)  # fmt: skip
+
+HOPPER_VARIANTS = (("dense", ""), ("banded", ""), ("general", ""), ("general", "float32"))
+
+
+def hopper_plans() -> list[sm90.ForwardPlan]:
+    """Returns the variants of the forward pass for sm_90a, likewise."""
+    return [
+        hopper_plan(dtype, heads, *variant)
+        for dtype in ("bfloat16", "float16")
+        for heads in sm90.HEAD_DIMS
+        for variant in HOPPER_VARIANTS
+    ]
+
+
+def hopper_plan(dtype: str, heads: tuple[int, int], kind: str, output: str) -> sm90.ForwardPlan:
+    """Returns a variant with the tile of its row of the table."""
+    row = next(row for row in HOPPER_TILES if row.head_dim == heads[0] and kind in row.kinds)
+    # With larger heads a product takes longer than a softmax: there is nothing to wait for.
+    in_turn = row.head_dim <= 128
+    return sm90.ForwardPlan(
+        dtype, *heads, kind, output, row.query_tiles, row.block, in_turn, registers=row.registers
+    )  # fmt: skip
+
+
 QUERY_AXES = ("head_dim", "pack", "length", "heads", "batch")
 KEY_AXES = ("head_dim", "heads", "length", "batch")
 
@@ -111,27 +165,27 @@ OPTIONAL = (
 OPTIONAL_FLOATS = ("sinks", "alibi_slopes")
 
 
-def optional_arrays(plan: ForwardPlan) -> tuple[str, ...]:
+def optional_arrays(plan: Plan) -> tuple[str, ...]:
     """Returns the operands of a variant that may be absent."""
     return {"dense": (), "banded": ("query_offset",), "general": OPTIONAL}[plan.kind]
 
 
-def forward_parameters(plan: ForwardPlan) -> list[Parameter]:
+def forward_parameters(plan: Plan) -> list[Parameter]:
     """Returns the parameters of the forward entry, in order."""
     # Where heads are packed, the launch gives the box's rows to `pack` and `length` together.
-    query, key = (plan.panel, 1, TILE, 1, 1), (plan.panel, 1, plan.key_rows, 1)
-    value = (plan.panel, 1, TILE, 1)
-    output = (plan.output_panel, 1, TILE, 1, 1)
+    query, key = (plan.panel, 1, plan.query_rows, 1, 1), (plan.panel, 1, plan.key_rows, 1)
+    value, swizzle = (plan.value_panel, 1, plan.block, 1), f"{plan.value_row}B"
+    output = (plan.output_panel, 1, plan.query_rows, 1, 1)
     return [
         TensorMapParameter("query", "query, B T N H", plan.dtype, QUERY_AXES, query),
         TensorMapParameter("key", "key, B S K H", plan.dtype, KEY_AXES, key),
-        TensorMapParameter("value", "value, B S K Hv", plan.dtype, KEY_AXES, value),
+        TensorMapParameter("value", "value, B S K Hv", plan.dtype, KEY_AXES, value, swizzle),
         TensorMapParameter("output", "B T N Hv", plan.output or plan.dtype, QUERY_AXES, output),
         *plain_parameters(plan),
     ]
 
 
-def plain_parameters(plan: ForwardPlan) -> list[PlainParameter]:
+def plain_parameters(plan: Plan) -> list[PlainParameter]:
     """Returns those behind the tensor maps."""
     parameters = [
         PlainParameter("log_sum_exp", "pointer", "natural log-sum-exp, B N T", "float32"),

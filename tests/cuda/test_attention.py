@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import built_forward
@@ -30,23 +32,54 @@ SCHEDULES: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 
 
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """A simulated GPU, and what the names of its kernels begin with."""
+
+    key: str
+    kernels: str
+
+
+GPUS = (Gpu("b200", "jax_fa4_forward_sm100_"), Gpu("h200", "jax_fa4_forward_sm90_"))
+
+
+@pytest.fixture(scope="session")
+def both_architectures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kernels for all GPUs, as a wheel has them: the launcher takes those of the GPU it finds."""
+    folder = tmp_path_factory.mktemp("kernels")
+    for arch in built_forward.ARCHITECTURES:
+        (folder / arch).symlink_to(built_forward.built(arch))
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="module", params=GPUS, ids=lambda gpu: gpu.key)
+def gpu(request: pytest.FixtureRequest) -> Iterator[Gpu]:
+    """The GPU that the simulator is; for all tests together, so that each kernel is loaded once."""
+    from jax_fa4_simulator import _simulator
+
+    _simulator.driver.reset()
+    _simulator.driver.set_device(request.param.key)
+    yield request.param
+    _simulator.driver.reset()
+
+
 @pytest.fixture(autouse=True)
-def compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JAX_FA4_KERNELS", str(built_forward.built("sm_100a")))
+def compiled_kernels(monkeypatch: pytest.MonkeyPatch, both_architectures: Path) -> None:
+    monkeypatch.setenv("JAX_FA4_KERNELS", str(both_architectures))
 
 
 def simulated(*arrays: Any, **options: Any) -> Any:
     return jax_fa4.attention(*arrays, implementation="sim", return_residual=True, **options)
 
 
-def check(case: Case, simulated_driver: Any, kernel: str = "jax_fa4_forward_sm100_") -> None:
+def check(case: Case, simulated_driver: Any, gpu: Gpu, kernel: str = "") -> None:
     """Runs the case; it was one launch, of this kernel, without a report, and its results are right."""
     arrays = case.arrays()
     output, log_sum_exp = jax.jit(lambda arrays: simulated(**arrays, **case.arguments()))(arrays)
     inputs = {name: np.asarray(array) for name, array in arrays.items()}
     tolerance.assert_forward(inputs, case.arguments(), np.asarray(output), np.asarray(log_sum_exp))
     (launch,) = simulated_driver.take_launches()
-    assert launch["kernel"].startswith(kernel)
+    assert launch["kernel"].startswith(gpu.kernels + kernel)
     assert not launch["outcome"].reports
 
 
@@ -55,40 +88,42 @@ each_schedule = pytest.mark.parametrize("options", SCHEDULES, ids=lambda options
 
 @each_schedule
 @pytest.mark.parametrize("case", FEATURES.values(), ids=FEATURES)
-def test_features(case: Case, options: dict[str, Any], simulated_driver: Any) -> None:
+def test_features(case: Case, options: dict[str, Any], simulated_driver: Any, gpu: Gpu) -> None:
     simulated_driver.set_options(**options)
-    check(case, simulated_driver)
+    check(case, simulated_driver, gpu)
 
 
 @each_schedule
 @pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: f"{sizes[0]}x{sizes[1]}")
 @pytest.mark.parametrize("kind", KINDS)
-def test_sizes(kind: str, sizes: tuple[int, int], options: dict[str, Any], simulated_driver: Any) -> None:
+def test_sizes(kind: str, sizes: tuple[int, int], options: dict[str, Any], simulated_driver: Any, gpu: Gpu) -> None:
     """Sizes around the edges of tiles, queries and keys not alike."""
     simulated_driver.set_options(**options)
-    check(of_size(kind, sizes), simulated_driver)
+    check(of_size(kind, sizes), simulated_driver, gpu)
 
 
 @each_schedule
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("is_causal", [False, True])
-def test_grouped_heads(group: int, is_causal: bool, options: dict[str, Any], simulated_driver: Any) -> None:
+def test_grouped_heads(group: int, is_causal: bool, options: dict[str, Any], simulated_driver: Any, gpu: Gpu) -> None:
     """Heads that share keys share tiles, as many as a power of two of them."""
     simulated_driver.set_options(**options)
-    check(grouped(group, is_causal), simulated_driver)
+    check(grouped(group, is_causal), simulated_driver, gpu)
 
 
 @each_schedule
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("heads", HEADS, ids=str)
-def test_head_dims(heads: tuple[int, int], dtype: str, options: dict[str, Any], simulated_driver: Any) -> None:
+def test_head_dims(
+    heads: tuple[int, int], dtype: str, options: dict[str, Any], simulated_driver: Any, gpu: Gpu
+) -> None:
     simulated_driver.set_options(**options)
-    check(of_head_dims(dtype, heads), simulated_driver)
+    check(of_head_dims(dtype, heads), simulated_driver, gpu)
 
 
 @pytest.mark.parametrize(("case", "kind"), VARIANTS)
-def test_the_variant_with_fewest_features_is_taken(case: Case, kind: str, simulated_driver: Any) -> None:
-    check(case, simulated_driver, f"jax_fa4_forward_sm100_bfloat16_d128_{kind}")
+def test_the_variant_with_fewest_features_is_taken(case: Case, kind: str, simulated_driver: Any, gpu: Gpu) -> None:
+    check(case, simulated_driver, gpu, f"bfloat16_d128_{kind}")
 
 
 @pytest.mark.parametrize("feature", ["none", "all"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -20,11 +21,26 @@ def test_rows_are_read(every_kernel: Path) -> None:
     rows = {row.name: row for row in manifest.variants()}
     assert list(rows) == [row["name"] for row in stub.every_row()]
     assert rows["dense_bfloat16_bfloat16_64_64_0"] == manifest.Variant(
-        "dense_bfloat16_bfloat16_64_64_0", "bfloat16", "bfloat16", 64, 64, frozenset(), 0
+        "dense_bfloat16_bfloat16_64_64_0", "bfloat16", "bfloat16", 64, 64, frozenset(), 0, "sm_100a"
     )
     general = rows["general_float16_float32_192_128_0"]
     assert (general.dtype, general.output, general.head_dim, general.value_head_dim) == ("float16", "float32", 192, 128)
     assert {"causal", "window", "query_offset"} == rows["banded_bfloat16_bfloat16_96_96_0"].features < general.features
+
+
+@pytest.mark.parametrize(
+    ("architecture", "runs"),
+    [
+        ("sm_90a", [(9, 0)]),
+        ("sm_100a", [(10, 0)]),
+        ("sm_100f", [(10, 0), (10, 3)]),
+        ("sm_90", [(9, 0), (10, 0), (10, 3), (12, 0)]),
+    ],
+)
+def test_where_kernels_run(every_kernel: Path, architecture: str, runs: list[tuple[int, int]]) -> None:
+    variant = dataclasses.replace(manifest.variants()[0], architecture=architecture)
+    gpus = [(8, 0), (9, 0), (10, 0), (10, 3), (12, 0)]
+    assert [gpu for gpu in gpus if variant.runs_on(gpu)] == runs
 
 
 def test_python_and_the_launcher_name_the_same_features() -> None:

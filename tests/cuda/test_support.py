@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -89,6 +90,34 @@ def test_builds_with_fewer_kernels(
 ) -> None:
     stub.write(every_kernel, *rows)
     assert words in refusal(AttentionSpec(scale=1.0, **options), given)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "words"),
+    [
+        ([], None),  # exported for some
+        ([(9, 0)], None),
+        ([(10, 0)], f"up to {PAIRS}, both multiples of 8, not (256, 256)"),
+        ([(9, 0), (10, 0)], "its kernels are for sm_100a, sm_90a, not for sm_90, sm_100"),
+        ([(8, 0)], "its kernels are for sm_100a, sm_90a, not for sm_80"),
+    ],
+)
+def test_kernels_for_the_gpus_that_are_there(
+    every_kernel: Path, monkeypatch: pytest.MonkeyPatch, gpus: list[tuple[int, int]], words: str | None
+) -> None:
+    stub.write(every_kernel / "sm_90a", stub.row("dense", head_dim=256, value_head_dim=256), arch="sm_90a")
+    monkeypatch.setattr(support, "_gpus", lambda: tuple(gpus))
+    if words is None:
+        assert support.choose(SPEC, operands(256, 256), "cuda") == "cuda"
+    else:
+        assert words in refusal(SPEC, operands(256, 256))
+
+
+def test_the_gpus_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert support._gpus() == ()
+    found = [SimpleNamespace(compute_capability=text) for text in ("9.0", "10.3", "9.0")]
+    monkeypatch.setattr(jax, "local_devices", lambda backend: found)
+    assert support._gpus() == ((9, 0), (10, 3))
 
 
 def test_gradients(every_kernel: Path) -> None:

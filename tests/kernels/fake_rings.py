@@ -23,7 +23,7 @@ import jax_fa4.kernels
 UNBOUNDED = 1 << 30
 KERNELS = "jax_fa4.kernels"
 # Left out of a dry run: these compute on values in registers and tensor memory, and touch no ring.
-VALUES = tuple(f"{KERNELS}.{name}" for name in ("exp2", "logits", "mask", "row_softmax", "sm100.tmem"))
+VALUES = tuple(f"{KERNELS}.{name}" for name in ("exp2", "logits", "mask", "pairs", "row_softmax", "sm100.tmem"))
 # Uses that the consumer leaves behind: no query tile comes to where the last output was.
 LEFT = {"room": 1}
 SUBMODULES = ("cutlass.cute", "cutlass.experimental.primitives")
@@ -218,7 +218,7 @@ class DryKernel:
                 importlib.import_module(f"{KERNELS}.{name}") for name in ("sm100.forward", "sm100.rings", "variants")
             )
             self.modules = {name: sys.modules[name] for name in sys.modules if name not in outside}
-        opened = self.rings.OpenRing
+        opened = self.rings.PairedRing
         opened.wait_full = self.recorder.with_phase(opened.wait_full, 0)
         opened.wait_empty = self.recorder.with_phase(opened.wait_empty, 1)
 

@@ -52,9 +52,11 @@ def band_of(is_causal: bool, window: tuple[int | None, int | None], offset: int)
     return low, min(high, offset) if is_causal else high
 
 
-def pack_of(group: int) -> int:
-    """Returns how many query heads one packed head has: the largest power of two that divides the group."""
-    return min(group & -group, 128)
+def pack_of(manifest: dict[str, Any], group: int) -> int:
+    """Returns how many query heads one packed head has: a power of two that divides the group and a tile's rows."""
+    query = next(parameter for parameter in manifest["parameters"] if parameter["name"] == "query")
+    rows = query["box"][query["axes"].index("length")]
+    return min(group & -group, rows & -rows)
 
 
 @dataclass
@@ -80,7 +82,7 @@ class Launch:
         dtype = np.dtype(self.variant.manifest["output"]) if self.is_float32 else self.query.dtype
         self.output = device_array(np.full((*self.query.shape[:3], self.value.shape[3]), np.nan, dtype))
         self.log_sum_exp = device_array(np.full((batch, heads, queries), np.nan, np.float32))
-        self.pack = pack_of(heads // self.key.shape[2])
+        self.pack = pack_of(self.variant.manifest, heads // self.key.shape[2])
         if self.ctas is None:
             cluster = self.variant.manifest["cluster"][0]
             rows = self.variant.manifest["tile_rows"] * cluster

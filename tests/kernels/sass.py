@@ -11,7 +11,7 @@ import importlib.metadata
 import re
 import struct
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,12 +31,14 @@ SETS_REGISTERS = "USETMAXREG"
 ELF_HEADERS, SECTION_HEADER = 512, 64  # bytes; the first with up to 8 program headers
 NO_BITS = 8  # the type of a section that takes nothing in the file
 # Attributes in sections .nv.info: one byte says the attribute's form, the next which it is.
+ABI_VERSION, FIRST_FOLLOWED = 8, 8  # the byte of an ELF file that says its form, and the first that is followed
+WIDTHS = {".128": 4, ".64": 2}  # registers that an operand of a memory access stands for
 WITH_PAYLOAD, FRAME_BYTES, STACK_BYTES = 4, 0x11, 0x12
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction; `registers` is one more than the highest register that is alive or written here."""
+    """One instruction; `registers` is one more than the highest register that is alive, written or named here."""
 
     predicate: str
     opcode: str
@@ -147,8 +149,12 @@ def disassemble(cubin: Path) -> Kernel:
     """Returns the code of a cubin, which has one kernel."""
     files = importlib.metadata.files(DISASSEMBLER) or []
     tool = next(str(file.locate()) for file in files if file.stem == "nvdisasm")
-    command = [tool, "--print-code", "--print-life-ranges", "--life-range-mode", "narrow", str(cubin)]
-    return parse(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    # Of files in the older form, such as those for sm_90, the disassembler does not follow what is alive.
+    follows = cubin.read_bytes()[ABI_VERSION] >= FIRST_FOLLOWED
+    alive = ["--print-life-ranges", "--life-range-mode", "narrow"] if follows else []
+    command = [tool, "--print-code", *alive, str(cubin)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return parse(text) if follows else read_code(text, lambda line, match: named_registers(match[3], match[4]))
 
 
 def parse(text: str) -> Kernel:
@@ -156,18 +162,33 @@ def parse(text: str) -> Kernel:
     numbers = re.search(NUMBERS, text)
     if numbers is None or any(int(digit) != number % 10 for number, digit in enumerate(numbers[1])):
         raise ValueError("the disassembly has no table of all registers")
-    first = numbers.start(1) - text.rindex("\n", 0, numbers.start(1)) - 1
+    first, count = numbers.start(1) - text.rindex("\n", 0, numbers.start(1)) - 1, len(numbers[1])
+    return read_code(text, lambda line, match: len(line[first : first + count].rstrip()))
+
+
+def read_code(text: str, registers: Callable[[str, re.Match[str]], int]) -> Kernel:
+    """Reads the disassembler's text; `registers` tells those of an instruction from its line."""
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
     for line in text.splitlines():
         if match := INSTRUCTION.fullmatch(line):
             if int(match[1], 16) != BYTES * len(instructions):
-                raise ValueError(f"an instruction before this one was not understood: {line[:first].strip()}")
-            alive = line[first : first + len(numbers[1])].rstrip()
-            instructions.append(Instruction(match[2] or "", match[3], match[4], len(alive)))
+                raise ValueError(f"an instruction before this one was not understood: {line.strip()}")
+            instructions.append(Instruction(match[2] or "", match[3], match[4], registers(line, match)))
         elif match := LABEL.fullmatch(line):
             labels[match[1]] = len(instructions)
     return Kernel(tuple(instructions), labels)
+
+
+def named_registers(opcode: str, operands: str) -> int:
+    """One more than the highest register that an instruction names; a name may stand for several in a row."""
+    product = re.match(r"HGMMA\.64x(\d+)x16", opcode)
+    wide = next((width for suffix, width in WIDTHS.items() if suffix in opcode), 1)
+    found = 0
+    for place, name in enumerate(re.finditer(r"\bR(\d+)(\.64)?", operands)):
+        width = (int(product[1]) // 2 if place == 0 else 4) if product else 2 if name[2] else wide
+        found = max(found, int(name[1]) + width)
+    return found
 
 
 @dataclass(frozen=True)

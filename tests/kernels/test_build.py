@@ -16,7 +16,7 @@ import pytest
 import sass
 
 from jax_fa4.kernels import build
-from jax_fa4.kernels.variants import forward_plans
+from jax_fa4.kernels.variants import forward_plans, hopper_plans
 
 needs_compiler = pytest.mark.skipif(
     not built_forward.available(), reason="nvidia-cutlass-dsl, which compiles the kernels, exists for Linux alone"
@@ -98,17 +98,21 @@ def test_a_changed_source_is_compiled(source: str, counts: bool, monkeypatch: py
     assert (build.cache_key(plan, job) != before) == counts
 
 
-def test_an_architecture_without_variants_says_so(tmp_path: Path) -> None:
-    printed = run(built_forward.SOURCES.parent, "--arch", "sm_90a", "--out", tmp_path)
-    assert printed == "sm_90a has no variant yet: the manifest is empty\n"
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["variants"] == [] and manifest["architecture"] == "sm_90a"
-
-
-def test_it_runs_from_an_installed_package(tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "-m", "jax_fa4.kernels.build", "--arch", "sm_90a", "--out", str(tmp_path)]
+@needs_compiler
+def test_hopper_by_the_same_command_from_an_installed_package(tmp_path: Path) -> None:
+    name = hopper_plans()[0].name
+    command = [sys.executable, "-P", "-m", "jax_fa4.kernels.build", "--arch", "sm_90a", "--out", str(tmp_path), name]
     subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
-    assert (tmp_path / "manifest.json").exists()
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert [row["name"] for row in manifest["variants"]] == [name] and manifest["architecture"] == "sm_90a"
+    assert ".target sm_90a" in (tmp_path / f"{name}.ptx").read_text()
+    assert code(tmp_path, name) == code(built_forward.built("sm_90a"), name)
+
+
+def test_each_architecture_has_its_own_variants(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        run(built_forward.SOURCES.parent, "--arch", "sm_90a", "--out", tmp_path, NAME)
+    assert f"no variant {NAME}; sm_90a has {hopper_plans()[0].name}" in raised.value.stderr
 
 
 def test_an_unknown_variant_is_refused_in_words(tmp_path: Path) -> None:
@@ -143,7 +147,7 @@ def test_line_information_leaves_the_code_as_it_is(package: Path, once: Path) ->
     assert shipped <= sass.bytes_without_lines(measured / f"{NAME}.cubin") < 1.05 * shipped
 
 
-def code(folder: Path) -> list[Any]:
-    found = [section.content for section in sass.sections(folder / f"{NAME}.cubin") if section.name.startswith(".text")]
+def code(folder: Path, name: str = NAME) -> list[Any]:
+    found = [section.content for section in sass.sections(folder / f"{name}.cubin") if section.name.startswith(".text")]
     assert found
     return found

@@ -288,7 +288,7 @@ def test_a_third_role_must_wait_too(kernel: DryKernel, variant: str, forgotten: 
 )  # fmt: skip
 def test_a_wrong_method_is_reported_by_a_ring_that_needs_it(name: str, wrong: Any, ring: str) -> None:
     kernel = DryKernel()
-    setattr(kernel.rings.OpenRing, name, wrong)
+    setattr(kernel.rings.PairedRing, name, wrong)
     assert ring in dict(findings(kernel, BUGGY[0], kernel.trace(BUGGY[0], BUGGY_LAUNCH, 0)))
 
 

@@ -12,8 +12,7 @@ import pytest
 from cases import Case
 from forward_launch import Launch, Variant, launch_of, read_variants
 
-from jax_fa4.kernels.sm100.plan import ForwardPlan
-from jax_fa4.kernels.variants import forward_plans
+from jax_fa4.kernels.variants import Plan, forward_plans, hopper_plans
 
 pytestmark = pytest.mark.skipif(
     not built_forward.available(), reason="nvidia-cutlass-dsl, which compiles the kernels, is not installed"
@@ -41,7 +40,7 @@ LAUNCHES = {
         for dtype in ("float32", "bfloat16", "float16", "float64")
     ],
 }  # fmt: skip
-PLANS = {plan.name: plan for plan in forward_plans() if plan.dtype == "bfloat16"}
+PLANS = {plan.name: plan for plan in (*forward_plans(), *hopper_plans()) if plan.dtype == "bfloat16"}
 LEAST = 0.95
 # What is left: branches that were never taken, such as from a wait that found its barrier complete at once back to the
 # question, and the clearing of values that stand in other 32nds of a block than the padding of these cases.
@@ -50,7 +49,8 @@ EXPLAINED = re.compile(r"@%p\d+ bra |bra\.uni |st\.shared\.v4\.b32 .*\{0, 0, 0, 
 
 @pytest.fixture(scope="module")
 def variants() -> dict[str, Variant]:
-    return read_variants(built_forward.built("sm_100a"))
+    folders = [built_forward.built(arch) for arch in built_forward.ARCHITECTURES]
+    return {name: variant for folder in folders for name, variant in read_variants(folder).items()}
 
 
 def unexecuted(variant: Variant, cases: list[Case]) -> tuple[list[str], int]:
@@ -65,7 +65,7 @@ def unexecuted(variant: Variant, cases: list[Case]) -> tuple[list[str], int]:
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-def test_statements_are_executed(variants: dict[str, Variant], plan: ForwardPlan) -> None:
+def test_statements_are_executed(variants: dict[str, Variant], plan: Plan) -> None:
     cases = [
         dataclasses.replace(case, head_dim=plan.head_dim, value_head_dim=plan.value_head_dim)
         for case in LAUNCHES[plan.kind]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import built_forward
@@ -37,9 +38,11 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def variants() -> dict[str, Variant]:
-    return read_variants(built_forward.built("sm_100a"))
+@pytest.fixture(scope="module", params=built_forward.ARCHITECTURES)
+def variants(request: pytest.FixtureRequest) -> dict[str, Variant]:
+    """The variants for an architecture, by what their names end with."""
+    found = read_variants(built_forward.built(request.param))
+    return {re.sub(r"jax_fa4_forward_sm\d+_", "", name): variant for name, variant in found.items()}
 
 
 def check(variant: Variant, case: Case, schedule: dict[str, Any], **options: Any) -> None:
@@ -52,13 +55,13 @@ def check(variant: Variant, case: Case, schedule: dict[str, Any], **options: Any
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_features(variants: dict[str, Variant], case: Case, schedule: dict[str, Any]) -> None:
-    check(variants["jax_fa4_forward_sm100_bfloat16_d128_general"], case, schedule)
+    check(variants["bfloat16_d128_general"], case, schedule)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 @pytest.mark.parametrize("ctas", [None, 1])
 def test_offsets_of_a_band(variants: dict[str, Variant], ctas: int | None, schedule: dict[str, Any]) -> None:
-    check(variants["jax_fa4_forward_sm100_bfloat16_d128_banded"], CASES["offsets"], schedule, ctas=ctas)
+    check(variants["bfloat16_d128_banded"], CASES["offsets"], schedule, ctas=ctas)
 
 
 WIDE = dataclasses.replace(PLAIN, head_dim=192, value_head_dim=128)
@@ -77,17 +80,50 @@ def test_wide_queries(
     variants: dict[str, Variant], kind: str, case: Case, ctas: int | None, schedule: dict[str, Any]
 ) -> None:
     """Keys and values in rings of their own, and an output tile where the queries were."""
-    check(variants[f"jax_fa4_forward_sm100_bfloat16_d192v128_{kind}"], case, schedule, ctas=ctas)
+    check(variants[f"bfloat16_d192v128_{kind}"], case, schedule, ctas=ctas)
+
+
+WIDEST = dataclasses.replace(PLAIN, head_dim=256, value_head_dim=256)
+
+
+@pytest.fixture(scope="module")
+def hopper_variants() -> dict[str, Variant]:
+    return read_variants(built_forward.built("sm_90a"))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize(("kind", "case"), [
+    ("dense", dataclasses.replace(WIDEST, key_length=500, growing_logits=True)),
+    ("dense", dataclasses.replace(WIDEST, head_dim=200, value_head_dim=248)),
+    ("banded", dataclasses.replace(WIDEST, query_length=300, is_causal=True)),
+    ("general", dataclasses.replace(CASES["all"], head_dim=256, value_head_dim=256)),
+])  # fmt: skip
+@pytest.mark.parametrize("ctas", [None, 1])
+def test_widest_heads(
+    hopper_variants: dict[str, Variant], kind: str, case: Case, ctas: int | None, schedule: dict[str, Any]
+) -> None:
+    """Only on Hopper, in smaller blocks of keys."""
+    check(hopper_variants[f"jax_fa4_forward_sm90_bfloat16_d256_{kind}"], case, schedule, ctas=ctas)
+
+
+@pytest.mark.parametrize("head_dim", [64, 96, 192, 256])
+@pytest.mark.parametrize("name", ["general", "general_float32"])
+def test_every_feature_on_hopper(hopper_variants: dict[str, Variant], name: str, head_dim: int) -> None:
+    """Other sizes of blocks, and more or fewer warpgroups."""
+    values = min(head_dim, 128) if head_dim == 192 else head_dim
+    heads = "d192v128" if head_dim == 192 else f"d{head_dim}"
+    case = dataclasses.replace(CASES["all"], head_dim=head_dim, value_head_dim=values)
+    check(hopper_variants[f"jax_fa4_forward_sm90_bfloat16_{heads}_{name}"], case, {}, ctas=1)
 
 
 @pytest.mark.parametrize("kind", ["dense", "banded", "general"])
 def test_no_keys(variants: dict[str, Variant], kind: str) -> None:
     """Zeros, and a log-sum-exp of -inf or the sink."""
     case = dataclasses.replace(PLAIN, key_length=0, is_causal=kind == "banded", sinks=kind == "general")
-    check(variants[f"jax_fa4_forward_sm100_bfloat16_d128_{kind}"], case, {}, ctas=1)
+    check(variants[f"bfloat16_d128_{kind}"], case, {}, ctas=1)
 
 
 @pytest.mark.parametrize("ctas", [None, 1])
 @pytest.mark.parametrize("case", [PLAIN, CASES["all"]], ids=["nothing", "all"])
 def test_float32_output(variants: dict[str, Variant], case: Case, ctas: int | None) -> None:
-    check(variants["jax_fa4_forward_sm100_bfloat16_d128_general_float32"], case, {}, ctas=ctas)
+    check(variants["bfloat16_d128_general_float32"], case, {}, ctas=ctas)

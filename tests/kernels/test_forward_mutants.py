@@ -29,7 +29,10 @@ NOT_MODELLED = ("tcgen05.fence", "tcgen05.wait::ld")
 
 @pytest.fixture(scope="module")
 def variants() -> dict[str, Variant]:
-    return read_variants(built_forward.built("sm_100a"))
+    """The variants for all architectures, by what their names end with."""
+    folders = [built_forward.built(arch) for arch in built_forward.ARCHITECTURES]
+    found = {name: variant for folder in folders for name, variant in read_variants(folder).items()}
+    return {name.removeprefix("jax_fa4_forward_"): variant for name, variant in found.items()}
 
 
 def normal(length: int, heads: int, head_dim: int = 128, magnitude: float = 1) -> Array:
@@ -70,6 +73,32 @@ def pair(kernel: Kernel, manifest: dict[str, Any], queries: int, keys: int) -> L
 # Tiles of five blocks, of one, and of none.
 PAIRS = [functools.partial(pair, queries=queries, keys=keys) for queries, keys in ((600, 620), (1100, 100), (600, 0))]
 
+
+def hopper(
+    kernel: Kernel, manifest: dict[str, Any], queries: int, keys: int, high: int, head_dim: int = 128,
+    has_segments: bool = False,
+) -> Launch:  # fmt: skip
+    """One CTA for all tiles."""
+    key, value = normal(keys, 1, head_dim), normal(keys, 1)
+    optional: dict[str, Array] = {}
+    if has_segments:
+        ids = {"query_segment_ids": np.arange(queries) > 200, "key_value_segment_ids": np.arange(keys) > 150}
+        optional = {name: device_array(owner.astype(np.int32)[None]) for name, owner in ids.items()}
+        optional["sinks"] = device_array(np.asarray([0.5], np.float32))
+        for padding in (slice(90, 120), slice(250, 258)):
+            optional["key_value_segment_ids"][:, padding] = -1
+            key[:, padding], value[:, padding] = np.nan, np.nan
+    return Launch(
+        Variant(kernel, manifest), normal(queries, 1, head_dim, 6), key, value, band=(-UNBOUNDED, high), ctas=1,
+        optional=optional,
+    )  # fmt: skip
+
+
+# Tiles of up to three blocks, of one, and of none; then of many.
+BANDED_TILES = [functools.partial(hopper, queries=390, keys=640, high=-130),
+                functools.partial(hopper, queries=130, keys=1000, high=700)]  # fmt: skip
+WIDE_TILES = [functools.partial(each, head_dim=192, has_segments=True) for each in BANDED_TILES]
+
 # What survives, by its opcode; each is a wait, or what belongs to one, that finds what another has found.
 # All: the load role waits for query tiles to be handed back one by one; they are handed back together, after all scores
 #   of a tile, which also says that the slot is free where the tile's last keys were.
@@ -80,18 +109,22 @@ PAIRS = [functools.partial(pair, queries=queries, keys=keys) for queries, keys i
 #   tile waits for what its own first part would wait for on the next visit. `room` is handed back by the load role,
 #   which is ahead of the epilogue in all these schedules; that it need not be is what the dry run reports.
 # pair: a CTA that is not the leader must not exit before the last commits to its barriers, which is not modelled.
+# sm90: the last turn is taken so that its barrier does not end half full, which does no harm. With an output that takes
+#   the queries' place, warps need not meet before that in the simulator, where each has its own rows of a product's A.
 SURVIVORS = {
-    "d128_banded": ([banded], {TRY_WAIT: 2}),
-    "d128_general": ([general], {TRY_WAIT: 4}),
-    "d192v128_general_float32": ([wide], {TRY_WAIT: 13, "bar.warp.sync": 2}),
-    "d128_dense_2cta": (PAIRS, {TRY_WAIT: 10}),
+    "sm100_bfloat16_d128_banded": ([banded], {TRY_WAIT: 2}),
+    "sm100_bfloat16_d128_general": ([general], {TRY_WAIT: 4}),
+    "sm100_bfloat16_d192v128_general_float32": ([wide], {TRY_WAIT: 13, "bar.warp.sync": 2}),
+    "sm100_bfloat16_d128_dense_2cta": (PAIRS, {TRY_WAIT: 10}),
+    "sm90_bfloat16_d128_banded": (BANDED_TILES, {"bar.sync": 1}),
+    "sm90_bfloat16_d192v128_general_float32": (WIDE_TILES, {"bar.sync": 1}),
 }
 
 
 @pytest.mark.parametrize("name", SURVIVORS)
 def test_every_mutant_is_caught_or_explained(variants: dict[str, Variant], name: str) -> None:
     problems, survivors = SURVIVORS[name]
-    variant = variants[f"jax_fa4_forward_sm100_bfloat16_{name}"]
+    variant = variants[name]
     wanted = [problem(variant.kernel, variant.manifest) for problem in problems]
     for one in wanted:
         one.run()
@@ -114,7 +147,7 @@ def test_every_mutant_is_caught_or_explained(variants: dict[str, Variant], name:
     verdicts = mutate.mutate(mutate.Case("forward", variant.kernel, launch, check), seeds=3, jobs=1)
     alive = [verdict for verdict in verdicts if verdict.caught_by is None]
     print(f"{name}: {len(verdicts) - len(alive)} of {len(verdicts)} caught")
-    assert len(verdicts) > 100
+    assert len(verdicts) > 60
     assert all(verdict.executed for verdict in alive)
     left = [mutant for verdict in alive if not (mutant := verdict.mutant).statement.startswith(NOT_MODELLED)]
     opcodes = Counter(re.sub(r"^(mbarrier\.try_wait)\.\S+", r"\1", mutant.statement).split()[0] for mutant in left)

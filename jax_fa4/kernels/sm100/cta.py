@@ -7,10 +7,12 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import BFloat16, Float16, Float32, Int32, Int64
 
+from jax_fa4.kernels.copies import Tiles
+from jax_fa4.kernels.given import Arrays, Scores
+from jax_fa4.kernels.parts import WARP
 from jax_fa4.kernels.row_softmax import RowSoftmax
-from jax_fa4.kernels.sm100.parts import Stream
-from jax_fa4.kernels.sm100.plan import WARP, ForwardPlan
-from jax_fa4.kernels.sm100.rings import OpenRing, Rings, open_rings
+from jax_fa4.kernels.sm100.plan import ForwardPlan
+from jax_fa4.kernels.sm100.rings import Rings, open_rings
 from jax_fa4.kernels.tile_loop import Int, Walk
 
 DTYPES = {"bfloat16": BFloat16, "float16": Float16}
@@ -30,40 +32,6 @@ class Shared:
     owners: Any
     barriers: Any
     tmem_address: Any
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """The arrays of a launch: tensor maps, a pointer for log-sum-exp, and the arrays of a general variant."""
-
-    q: Any
-    k: Any
-    v: Any
-    out: Any
-    log_sum_exp: Any
-    optional: Any = None
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What products of query and key are multiplied by; a soft cap of logits in general variants. Times log2(e)."""
-
-    scale_log2: Any
-    cap_log2: Any = None
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """The tiles of K, or of V: their stream, its ring, its slots in shared memory, the tensor map they come from."""
-
-    stream: Stream
-    ring: OpenRing
-    slots: Any
-    source: Any
-
-    def offset(self, use: Any) -> Any:
-        """Returns the byte where the slot of this use begins."""
-        return self.ring.slot(use) * self.stream.tile_bytes
 
 
 @dataclass(frozen=True)

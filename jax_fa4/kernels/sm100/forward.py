@@ -11,26 +11,21 @@ from typing import Any
 
 import cutlass
 import cutlass.cute as cute
-import cutlass.experimental.cuda as cuda
-from cutlass import Float32, Int32
-from cutlass.base_dsl.typing import GridConstant
+from cutlass import Int32
 from cutlass.experimental import primitives as ptx
 
-from jax_fa4.kernels.optional import Offsets, Optional, OptionalArray
-from jax_fa4.kernels.row_softmax import LOG2_E
+from jax_fa4.kernels.epilogue import store
+from jax_fa4.kernels.given import Given, TensorMap
+from jax_fa4.kernels.owners import watch
+from jax_fa4.kernels.rings import initialise
 from jax_fa4.kernels.sm100.correction import correct
-from jax_fa4.kernels.sm100.cta import Arrays, Cta, Scores, allocate_shared, rings_of, warp_index
-from jax_fa4.kernels.sm100.epilogue import store
+from jax_fa4.kernels.sm100.cta import Cta, allocate_shared, rings_of, warp_index
 from jax_fa4.kernels.sm100.load import load
 from jax_fa4.kernels.sm100.mma import multiply
-from jax_fa4.kernels.sm100.owners import watch
 from jax_fa4.kernels.sm100.plan import CTA_ROWS, REGISTERS, TILE, TMEM_COLUMNS, ForwardPlan
-from jax_fa4.kernels.sm100.rings import group_of, initialise, rank
+from jax_fa4.kernels.sm100.rings import group_of, rank
 from jax_fa4.kernels.sm100.softmax import softmax
-from jax_fa4.kernels.tile_loop import Band, Each, Problem, Walk
-from jax_fa4.kernels.variants import plain_parameters
-
-TensorMap: Any = GridConstant[cuda.TensorMap]
+from jax_fa4.kernels.tile_loop import Walk
 
 PROGRAMS = {
     "softmax": softmax,
@@ -51,48 +46,7 @@ def forward(
     """The entry; variants.py says what each parameter means: `others` are those behind the tensor maps."""
     given = Given(plan, others)
     walk = Walk(given.problem(), 0, 1, plan.ctas * CTA_ROWS, TILE, given["section"], given["group"])
-    optional = given.optional() if plan.is_general else None
-    arrays = Arrays(
-        query.get_ptr(), key.get_ptr(), value.get_ptr(), output.get_ptr(), given["log_sum_exp"], optional
-    )  # fmt: skip
-    run(plan, walk, arrays, given.scores())
-
-
-class Given:
-    """The parameters of a launch by their names."""
-
-    def __init__(self, plan: ForwardPlan, values: tuple[Any, ...]) -> None:
-        self.plan = plan
-        names = [parameter.name for parameter in plain_parameters(plan)]
-        self.values = dict(zip(names, values, strict=True))
-
-    def __getitem__(self, name: str) -> Any:
-        return self.values[name]
-
-    def problem(self) -> Problem:
-        """Returns the extents of the launch."""
-        band = Band(self["low"], self["high"]) if "low" in self.values else None
-        each: Each | None = None
-        if self.plan.kind == "banded":
-            each = Offsets(self.array("query_offset"))
-        elif self.plan.is_general:
-            each = self.optional()
-        return Problem(
-            self["queries"], self["keys"], self["heads"], self["batch"], band, self["pack_shift"], each
-        )  # fmt: skip
-
-    def optional(self) -> Optional:
-        """Returns the arrays of a general variant."""
-        return Optional(*(self.array(field.name) for field in dataclasses.fields(Optional)))
-
-    def array(self, name: str) -> OptionalArray:
-        """Returns an array that may be absent."""
-        return OptionalArray(self[name], self[f"{name}_stride"], self.values.get(f"{name}_dtype"))
-
-    def scores(self) -> Scores:
-        """Returns what scores are multiplied by and limited to."""
-        cap = self.values.get("logits_soft_cap")
-        return Scores(self["scale_log2"], None if cap is None else cap * Float32(LOG2_E))
+    run(plan, walk, given.arrays(query, key, value, output), given.scores())
 
 
 @cute.jit
@@ -102,7 +56,7 @@ def run(plan: cutlass.Constexpr, walk: cutlass.Constexpr, arrays: cutlass.Conste
     shared = allocate_shared(plan)
     rings = rings_of(plan, shared)
     if warp == plan.role("load").first_warp and ptx.elect_sync():
-        initialise(rings)
+        initialise(vars(rings).values())
     if cutlass.const_expr(plan.is_pair):
         meet(plan)  # a pair allocates together, and signals barriers of the other
     if warp == plan.role("mma").first_warp:

@@ -7,7 +7,7 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jax_fa4.kernels.sm100.parts import Region, Ring, Role, Stream, overlapping
+from jax_fa4.kernels.parts import WARP, Region, Ring, Role, Stream, overlapping
 from jax_fa4.kernels.tile_loop import Int
 
 TILE = 128  # rows of a query tile, and keys of a block: the largest M of one CTA's tensor core, and one TMEM lane a row
@@ -16,7 +16,6 @@ CTA_ROWS = QUERY_TILES * TILE
 SHARED_CAPACITY = 232448  # bytes that a CTA may have, 227 KB
 TMEM_COLUMNS = 512
 REGISTERS = 65536  # of a multiprocessor
-WARP = 32
 SWIZZLE_ROW = 128  # bytes of a row in the 128-byte swizzle that tensor copies and tensor core share
 ATOM_ROWS = 8  # of that swizzle
 PANEL_BYTES = TILE * SWIZZLE_ROW  # a tile lies in shared memory as panels of 128 rows x 128 bytes
@@ -74,6 +73,26 @@ class ForwardPlan:
     def is_general(self) -> bool:
         """Whether the variant has all features."""
         return self.kind == "general"
+
+    @property
+    def query_tiles(self) -> int:
+        """Query tiles of a CTA."""
+        return QUERY_TILES
+
+    @property
+    def query_rows(self) -> int:
+        """Rows of a query tile."""
+        return TILE
+
+    @property
+    def block(self) -> int:
+        """Keys of a block."""
+        return TILE
+
+    @property
+    def output_panel_bytes(self) -> int:
+        """Shared bytes of a panel of the output."""
+        return PANEL_BYTES
 
     @property
     def is_pair(self) -> bool:
@@ -161,6 +180,16 @@ class ForwardPlan:
         return self.value_head_dim // self.ctas
 
     @property
+    def value_row(self) -> int:
+        """Bytes of a row in a panel of V."""
+        return SWIZZLE_ROW
+
+    @property
+    def value_panel(self) -> int:
+        """Columns of a panel of V."""
+        return self.panel
+
+    @property
     def keys(self) -> Stream:
         """The tiles of K."""
         return self.stream("k", 0, self.panels(self.head_dim), self.key_rows * SWIZZLE_ROW)
@@ -173,8 +202,8 @@ class ForwardPlan:
     def stream(self, name: str, order: int, panels: int, panel_bytes: int) -> Stream:
         """Returns the tiles of K or V; of the same size they share a ring."""
         if self.head_dim == self.value_head_dim:
-            return Stream("kv", "kv", 2, order, panels, panel_bytes)
-        return Stream(name, name, 1, 0, panels, panel_bytes)
+            return Stream("kv", "kv", 2, order, panels, panel_bytes, self.panel)
+        return Stream(name, name, 1, 0, panels, panel_bytes, self.panel)
 
     @property
     def tile_slots(self) -> dict[str, int]:

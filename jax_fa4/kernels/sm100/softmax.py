@@ -8,14 +8,14 @@ import cutlass.cute as cute
 from cutlass import Int32
 from cutlass.experimental import primitives as ptx
 
-from jax_fa4.kernels.logits import RowLogits
 from jax_fa4.kernels.mask import Owners, mask_general, mask_scores, visible
-from jax_fa4.kernels.row_softmax import Finished, add_weights, total_of
+from jax_fa4.kernels.rings import FULL_WARP, OpenRing
+from jax_fa4.kernels.row_softmax import Finished, add_weights, row_maximum, total_of
+from jax_fa4.kernels.rows import Row, row_of, store_log_sum_exp
 from jax_fa4.kernels.sm100 import tmem
 from jax_fa4.kernels.sm100.cta import Cta, row_of_thread, warp_index
 from jax_fa4.kernels.sm100.plan import P_PARTS, TILE
-from jax_fa4.kernels.sm100.rings import FULL_WARP, OpenRing
-from jax_fa4.kernels.tile_loop import Problem, Tile
+from jax_fa4.kernels.tile_loop import Tile
 
 VECTOR = 4  # owners that one load takes
 
@@ -48,31 +48,6 @@ def softmax(cta: cutlass.Constexpr):
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row of a packed head: its query, which head of the pack it is, and in general variants what is its own."""
-
-    index: Any
-    problem: Problem
-    query: Any
-    head: Any
-    owner: Any = None
-    logits: Any = None
-
-
-def row_of(cta: Cta, tile: Tile, index: Any) -> Row:
-    """Returns row `index` of the tile's packed head."""
-    problem, optional = cta.walk.problem.entry(tile.batch), cta.arrays.optional
-    query = index >> problem.pack_shift
-    head = (tile.head << problem.pack_shift) + (index - (query << problem.pack_shift))
-    if optional is None:
-        return Row(index, problem, query, head)
-    batch = tile.batch
-    slope, position = optional.slope_log2(batch, head), optional.position(batch, query)
-    logits = RowLogits(cta.scores.scale_log2, cta.scores.cap_log2, slope, position)
-    return Row(index, problem, query, head, optional.query_owner(problem, batch, query), logits)
-
-
-@dataclass(frozen=True)
 class SoftmaxRows:
     """The warpgroup of query tile i, each thread with its row."""
 
@@ -94,7 +69,7 @@ class SoftmaxRows:
             scores = self.general_scores(scores, block, key_block * TILE)
         elif masked:
             scores = mask_scores(scores, visible(self.row.problem, self.row.index, key_block * TILE))
-        reference, factor = row_softmax.follow(scores, reference)
+        reference, factor = row_softmax.follow(row_maximum(scores), reference)
         self.send(self.cta.shared.factors, self.cta.rings.factor, factor)
         return reference, total * factor + self.store_weights(scores, reference)
 
@@ -148,12 +123,3 @@ class SoftmaxRows:
         target[self.i * TILE + row_of_thread()] = factor
         ptx.bar_warp_sync(FULL_WARP)
         ring.of(self.i).arrive_full(0)
-
-
-def store_log_sum_exp(cta: Cta, tile: Tile, row: Row, value: Any) -> None:
-    """Writes one element of the array (batch, heads, queries)."""
-    problem = cta.walk.problem
-    head = tile.batch * (problem.heads << problem.pack_shift) + row.head
-    at = cutlass.Int64(head) * cutlass.Int64(problem.queries) + cutlass.Int64(row.query)
-    out = cute.make_tensor(cta.arrays.log_sum_exp + at, cute.make_layout(1))
-    out[0] = value

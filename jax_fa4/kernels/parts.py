@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from jax_fa4.kernels.tile_loop import Int
 
+WARP = 32
+
 
 @dataclass(frozen=True)
 class Role:
@@ -59,7 +61,8 @@ class Region:
 class Stream:
     """The tiles of keys, or of values, block after block: uses of a ring that both may share.
 
-    region: where the ring's slots lie. panels, panel_bytes: of what a CTA has of a tile.
+    region: where the ring's slots lie. panels, panel_bytes: of what a CTA has of a tile. panel_columns: of the array in
+      a panel. row_bytes: of a row in a panel, the extent of its swizzle.
     Block n is use `per_block * n + first`.
     """
 
@@ -69,6 +72,8 @@ class Stream:
     first: int
     panels: int
     panel_bytes: int
+    panel_columns: int
+    row_bytes: int = 128
 
     @property
     def tile_bytes(self) -> int:

@@ -1,9 +1,8 @@
-"""The Blackwell forward kernels, executed: results under the tolerance rule, and no report of the simulator."""
+"""The forward kernels, executed: results under the tolerance rule, and no report of the simulator."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import built_forward
@@ -13,8 +12,7 @@ import pytest
 import tolerance
 from forward_launch import Array, Launch, Variant, band_of, device_array, read_variants
 
-from jax_fa4.kernels.sm100.plan import HEAD_DIMS, QUERY_TILES, ForwardPlan
-from jax_fa4.kernels.variants import forward_plans
+from jax_fa4.kernels.variants import Plan, forward_plans, hopper_plans
 
 if not built_forward.available():
     pytest.skip("nvidia-cutlass-dsl, which compiles the kernels, is not installed", allow_module_level=True)
@@ -26,19 +24,20 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 
 
-@pytest.fixture(scope="module")
-def folder() -> Path:
-    return built_forward.built("sm_100a")
+PLANS = {plan.name: plan for plan in (*forward_plans(), *hopper_plans())}
 
 
-@pytest.fixture(scope="module")
-def variants(folder: Path) -> dict[str, Variant]:
-    return read_variants(folder)
+@pytest.fixture(scope="module", params=built_forward.ARCHITECTURES)
+def variants(request: pytest.FixtureRequest) -> dict[str, Variant]:
+    return read_variants(built_forward.built(request.param))
 
 
 def variant_of(variants: dict[str, Variant], dtype: str, head_dim: int, kind: str) -> Variant:
-    smallest = next(heads for heads, _ in HEAD_DIMS if head_dim <= heads)
-    return variants[f"jax_fa4_forward_sm100_{dtype}_d{smallest}_{kind}"]
+    """Returns the smallest of one CTA that can do it."""
+    wanted = {"dtype": dtype, "output": dtype, "kind": kind, "cluster": [1, 1, 1]}
+    able = [one for one in variants.values() if wanted.items() <= one.manifest.items()]
+    able = [one for one in able if min(one.manifest["head_dim"], one.manifest["value_head_dim"]) >= head_dim]
+    return min(able, key=lambda one: one.manifest["head_dim"])
 
 
 def inputs_of(dtype: str, query: tuple[int, ...], keys: int, key_heads: int, seed: int = 0) -> dict[str, Array]:
@@ -157,19 +156,20 @@ def test_same_bits_every_time_and_for_every_schedule(variants: dict[str, Variant
     assert (results[0] == results[1]).all() and (results[0] == results[2]).all()
 
 
-@pytest.mark.parametrize("plan", forward_plans(), ids=lambda plan: plan.name)
-def test_waits_follow_a_running_parity(folder: Path, plan: ForwardPlan) -> None:
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_waits_follow_a_running_parity(plan: Plan) -> None:
     """A parity that tracing took for a constant would wait for the first lap of a ring for ever, or not at all."""
-    text = (folder / f"{plan.name}.ptx").read_text()
+    text = (built_forward.folder_of(plan) / f"{plan.name}.ptx").read_text()
     parities = re.findall(r"mbarrier\.try_wait\.parity\S+\s+%p\d+, \[[^\]]+\], ([^,;]+)", text)
     assert len(parities) >= 15
     registers = [parity for parity in parities if parity.startswith("%r")]
     computed = set(re.findall(r"\n\s+(?!mov)[\w.:]+\s+(%r\d+), ", text))
     constants = set(re.findall(r"mov\.b32\s+(%r\d+), -?\d+;", text)) - computed
     assert not constants & set(registers)
-    # Of an output in two parts each is one lap of its ring: for either query tile once in the epilogue, and in
-    # correction once with keys and once without.
-    laps = 3 * QUERY_TILES if plan.output_parts == 2 else 0
+    # Of an output in two parts each is one lap of its ring: for each query tile once in the epilogue, and where it is
+    # handed out, on Blackwell once with keys and once without.
+    handed = 1 if plan.name.startswith("jax_fa4_forward_sm90") else 2 * plan.query_tiles
+    laps = plan.query_tiles + handed if plan.output_parts == 2 else 0
     assert sorted(set(parities) - set(registers)) == ["0", "1"][: 2 * laps]
     assert len(parities) - len(registers) == 2 * laps
 

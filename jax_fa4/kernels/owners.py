@@ -12,12 +12,10 @@ from cutlass import Int32, Vector
 from cutlass.experimental import primitives as ptx
 
 from jax_fa4.kernels.mask import MIXED
-from jax_fa4.kernels.sm100.cta import Cta
-from jax_fa4.kernels.sm100.plan import PANEL_BYTES, SWIZZLE_ROW, TILE, WARP
-from jax_fa4.kernels.sm100.rings import FULL_WARP
+from jax_fa4.kernels.parts import WARP
+from jax_fa4.kernels.rings import FULL_WARP
 from jax_fa4.kernels.tile_loop import Problem, choose
 
-KEYS = TILE // WARP  # of each lane: every 32nd
 COPY_WORDS = 4
 
 
@@ -31,7 +29,7 @@ def watch(cta: cutlass.Constexpr):
         loop = walk.loop(tile)
         problem = walk.problem.entry(tile.batch)
         for step in cutlass.range(0, loop.count, unroll=1):
-            owners = tell(cta, Keys(problem, tile.batch, loop.key_block(step) * TILE), block + step)
+            owners = tell(cta, Keys(problem, tile.batch, loop.key_block(step) * cta.plan.block), block + step)
             clean(cta, block + step, owners)
         block += loop.count
 
@@ -45,17 +43,17 @@ class Keys:
     first: Any
 
 
-def tell(cta: Cta, keys: Keys, block: Any) -> list[Any]:
-    """Writes the owners of a block's keys into shared memory; returns those of this lane."""
+def tell(cta: Any, keys: Keys, block: Any) -> list[Any]:
+    """Writes the owners of a block's keys into shared memory; returns those of this lane: of every 32nd key."""
     ring = cta.rings.owners
     lane = cute.arch.lane_idx()
     ring.wait_empty(block)
     owners = []
-    for j in range(KEYS):
+    for j in range(cta.plan.block // WARP):
         column = lane + j * WARP
         owners.append(cta.arrays.optional.key_owner(keys.problem, keys.batch, keys.first + column))
         cta.shared.owners[column] = owners[-1]
-    cta.shared.owners[TILE] = common_owner(owners)
+    cta.shared.owners[cta.plan.block] = common_owner(owners)
     ptx.bar_warp_sync(FULL_WARP)
     ring.arrive_full(block)
     return owners
@@ -70,7 +68,7 @@ def common_owner(owners: list[Any]) -> Any:
     return choose(cute.arch.vote_all_sync(same), first, MIXED)
 
 
-def clean(cta: Cta, block: Any, owners: list[Any]) -> None:
+def clean(cta: Any, block: Any, owners: list[Any]) -> None:
     """Zeroes the values of keys without an owner once they are there, and says so to the tensor core."""
     values = cta.values
     use = values.stream.use(block)
@@ -89,10 +87,11 @@ def clear_unless(owned, cta: cutlass.Constexpr, tile, row):
         clear_row(cta, tile, row)
 
 
-def clear_row(cta: Cta, tile: Any, row: Any) -> None:
-    """Zeroes one row: 128 bytes of each panel, which a swizzle permutes only among themselves."""
+def clear_row(cta: Any, tile: Any, row: Any) -> None:
+    """Zeroes one row: those bytes of each panel that the swizzle permutes only among themselves."""
     zeros = Vector.from_elements((Int32(0),) * COPY_WORDS, Int32)
-    for panel in range(cta.values.stream.panels):
-        first = (tile + panel * PANEL_BYTES + row * SWIZZLE_ROW) // 4
-        for word in range(0, SWIZZLE_ROW // 4, COPY_WORDS):
+    stream, row_bytes = cta.values.stream, cta.values.stream.row_bytes
+    for panel in range(stream.panels):
+        first = (tile + panel * stream.panel_bytes + row * row_bytes) // 4
+        for word in range(0, row_bytes // 4, COPY_WORDS):
             cta.shared.v[first + word : COPY_WORDS, cutlass.align(4 * COPY_WORDS)] = zeros
