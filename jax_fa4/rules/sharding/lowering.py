@@ -100,7 +100,8 @@ def _check_available(ctx: Any) -> None:
     manual = frozenset(getattr(context, "manual_axes", ()))
     mesh = getattr(context, "mesh", None)
     whole = mesh is not None and manual == frozenset(mesh.axis_names)
-    if not partitioner.AVAILABLE and not whole and (getattr(context, "num_devices", None) or 1) > 1:
+    devices = int(getattr(context, "num_devices", None) or getattr(mesh, "size", None) or 1)
+    if not partitioner.AVAILABLE and not whole and devices > 1:
         raise NotImplementedError(
             f"jax_fa4 cannot cut its calls into shards under JAX {jax.__version__}, whose names for that are not those "
             "of JAX 0.10 and 0.11: call attention inside a jax.shard_map over all axes of the mesh, or pass "
