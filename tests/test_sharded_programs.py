@@ -38,6 +38,20 @@ def test_sharded_export_round_trip() -> None:
     assert_close(compiled(given), one_device(case.key_heads, case.bias))
 
 
+def test_symbolic_shapes_on_several_devices() -> None:
+    """Refused, as a sharding rule holds numbers and XLA would gather; what the words advise is not."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    (batch,) = jax.export.symbolic_shape("b", constraints=["mod(b, 8) == 0"])
+    shape = jax.ShapeDtypeStruct((batch, 6, 1, 8), "float32", sharding=NamedSharding(mesh, P("data")))
+    export = functools.partial(jax.export.export, disabled_checks=jax_fa4.EXPORT_SAFETY_CHECKS)
+    with pytest.raises(NotImplementedError, match=r"several devices whose shapes are symbolic.*reference"):
+        export(jax.jit(jax_fa4.attention))(shape, shape, shape)
+    loaded = export(jax.jit(functools.partial(jax_fa4.attention, implementation="reference")))(shape, shape, shape)
+    array = jax.random.normal(jax.random.key(0), (16, 6, 1, 8))
+    given = jax.device_put(array, NamedSharding(mesh, P("data")))
+    assert_close(jax.jit(loaded.call)(given, given, given), jax_fa4.attention(array, array, array))
+
+
 PROGRAM = """
     import json, sys
     import jax

@@ -200,8 +200,11 @@ def test_pmap() -> None:
     def gradient(query: Any, key: Any, value: Any) -> Any:
         return jax.grad(lambda q, k, v: jnp.sum(jax_fa4.attention(q, k, v) ** 2), argnums=(0, 1, 2))(query, key, value)
 
-    actual = jax.pmap(gradient, devices=jax.devices()[:2])(*given.values())
-    assert_close(actual, jax.vmap(gradient)(*given.values()))
+    mapped = jax.pmap(gradient, devices=jax.devices()[:2])
+    assert_close(mapped(*given.values()), jax.vmap(gradient)(*given.values()))
+    compiled = mapped.lower(*given.values()).compile()
+    assert kernel_calls(compiled) == {"jax_fa4_cpu_backward": 1, "jax_fa4_cpu_forward": 1}
+    assert not collectives(compiled)
 
 
 def train_step(attention: Callable[..., Any], parameters: Any, x: Any) -> Any:

@@ -109,11 +109,13 @@ def test_shards_that_do_not_divide_are_refused() -> None:
 def test_words_where_jax_has_no_partitioner(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it XLA would gather everything, silently; one device and fully manual regions need none."""
     monkeypatch.setattr(partitioner, "AVAILABLE", False)
-    mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((DEVICES // 2, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     array = jnp.ones((DEVICES, 4, 1, 8))
     sharded = jax.device_put(array, NamedSharding(mesh, P("data")))
-    with pytest.raises(NotImplementedError, match=f"JAX {jax.__version__}.*shard_map.*blockwise"):
-        jax.jit(jax_fa4.attention).lower(sharded, sharded, sharded)
+    partly = jax.shard_map(jax_fa4.attention, mesh=mesh, in_specs=P("data"), out_specs=P("data"), axis_names={"data"})
+    for call in (jax_fa4.attention, partly):
+        with pytest.raises(NotImplementedError, match=f"JAX {jax.__version__}.*shard_map.*blockwise"):
+            jax.jit(call).lower(sharded, sharded, sharded)
     jax.jit(lambda a: jax_fa4.attention(a, a, a)).lower(array)
     mapped = jax.shard_map(jax_fa4.attention, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
     jax.jit(mapped).lower(sharded, sharded, sharded)

@@ -17,6 +17,15 @@ from jax.sharding import PartitionSpec
 from jax_fa4.rules.sharding import axes, partitioner
 from jax_fa4.rules.sharding.axes import Call, Letters
 
+_SYMBOLIC = (
+    "in a program for several devices whose shapes are symbolic: export it with numbers for shapes, or pass "
+    'implementation="reference"'
+)
+_OTHER_JAX = (
+    f"under JAX {jax.__version__}, whose names for that are not those of JAX 0.10 and 0.11: call attention inside a "
+    'jax.shard_map over all axes of the mesh, or pass implementation="blockwise"'
+)
+
 
 def custom_call(
     target: str, direction: str, ctx: Any, arrays: Sequence[Any], attributes: Mapping[str, Any]
@@ -31,12 +40,14 @@ def custom_call(
       attributes: those of the call.
 
     Raises:
-      NotImplementedError: the program is for several devices and this JAX does not let calls be cut.
+      NotImplementedError: XLA would have to cut the call into shards, and cannot, for its shapes are symbolic or for
+        this JAX does not let us say how. It would gather every operand onto every device, silently.
     """
-    _check_available(ctx)
     shapes = [[tuple(aval.shape) for aval in avals] for avals in (ctx.avals_in, ctx.avals_out)]
-    if not all(isinstance(extent, int) for shape in (*shapes[0], *shapes[1]) for extent in shape):
-        # Sizes of a rule are numbers: a program with symbolic shapes is partitioned by its operands' shardings alone.
+    is_symbolic = not all(isinstance(extent, int) for shape in (*shapes[0], *shapes[1]) for extent in shape)
+    if (is_symbolic or not partitioner.AVAILABLE) and _is_to_be_cut(ctx):
+        raise NotImplementedError(f"jax_fa4 cannot cut calls into shards {_SYMBOLIC if is_symbolic else _OTHER_JAX}")
+    if is_symbolic or not partitioner.AVAILABLE:
         results: Sequence[Any] = jax.ffi.ffi_lowering(target)(ctx, *arrays, **attributes)
         return results
     mesh = _partially_manual_mesh(ctx)
@@ -94,18 +105,13 @@ def _rule(call: Call, arrays: Sequence[Any], results: Sequence[Any]) -> Any:
     )
 
 
-def _check_available(ctx: Any) -> None:
-    """XLA would gather every operand onto every device, silently."""
+def _is_to_be_cut(ctx: Any) -> bool:
+    """Whether the program is for several devices and leaves it to XLA, here, what each of them does."""
     context = ctx.module_context.axis_context
-    manual = frozenset(getattr(context, "manual_axes", ()))
     mesh = getattr(context, "mesh", None)
-    whole = mesh is not None and manual == frozenset(mesh.axis_names)
-    if not partitioner.AVAILABLE and not whole and (getattr(context, "num_devices", None) or 1) > 1:
-        raise NotImplementedError(
-            f"jax_fa4 cannot cut its calls into shards under JAX {jax.__version__}, whose names for that are not those "
-            "of JAX 0.10 and 0.11: call attention inside a jax.shard_map over all axes of the mesh, or pass "
-            'implementation="blockwise"'
-        )
+    if mesh is not None and frozenset(mesh.axis_names) == frozenset(getattr(context, "manual_axes", ())):
+        return False
+    return int(getattr(context, "num_devices", None) or getattr(mesh, "size", None) or 1) > 1
 
 
 def _partially_manual_mesh(ctx: Any) -> Any:
