@@ -84,7 +84,9 @@ def _plain_backward(
         operands, residuals = _split(one)
         asked = {name: getattr(operands, name) for name in gradients}
         own, pullback = jax.vjp(lambda asked: PLAIN[implementation](spec, operands._replace(**asked)), asked)
-        (found,) = pullback(_share_of_cotangents(own, residuals))
+        # Unless they are needed, XLA drops the kernel whose results the residuals are, where only the gradient is used.
+        cotangents = _share_of_cotangents(own, residuals) if spec.partial else (residuals[2], residuals[3])
+        (found,) = pullback(cotangents)
         return [found.get(name, jnp.zeros(calls.ABSENT, jnp.float32)) for name in DIFFERENTIABLE]
 
     operands, residuals = _split(arrays)

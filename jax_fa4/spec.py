@@ -27,6 +27,8 @@ class AttentionSpec:
       logits_soft_cap: logits become cap * tanh(logits / cap); None is no cap.
       out_dtype: name of the output's dtype; None is the query's.
       grad_dtype: name of the dtype of the gradients of query, key and value; None is that of each.
+      partial: these keys are a part of those that the queries see: the backward call is given the whole call's output
+        and log-sum-exp, and returns its share of the gradients. Kernels need not know.
       deterministic: gradients are asked to be bitwise equal from run to run.
       implementation: names tried in order (see IMPLEMENTATIONS); empty is the kernel of the platform lowered for.
     """
@@ -36,6 +38,7 @@ class AttentionSpec:
     logits_soft_cap: float | None = None
     out_dtype: str | None = None
     grad_dtype: str | None = None
+    partial: bool = False
     deterministic: bool = False
     implementation: tuple[str, ...] = ()
 

@@ -129,7 +129,7 @@ def _run(call: Call, operands: Operands) -> tuple[Array, Array]:
         for name in ("query", "key", "value", *wide)
         if (array := getattr(operands, name)) is not None
     }
-    spec = dataclasses.replace(call.spec, out_dtype=dtype, grad_dtype=dtype)
+    spec = dataclasses.replace(call.spec, out_dtype=dtype, grad_dtype=dtype, partial=True)
     return derivative.attention(dataclasses.replace(call, spec=spec), operands._replace(**guarded))
 
 

@@ -16,8 +16,6 @@ from running import precision_of, results_and_gradients
 
 import jax_fa4
 
-STRATEGIES = ("ring", "all_gather", "ulysses")
-LAYOUTS = ("contiguous", "zigzag")
 DEVICES = 4
 SMALL = {"query_length": 64, "key_length": 96, "head_dim": 16}
 # Rows of every kind: full, partial, empty. Lengths end within and between the parts of devices.
@@ -34,10 +32,10 @@ CASES = (
 MORE = (
     ("ring", "contiguous", Case(**SMALL, logits_soft_cap=2.0, segments="packed", nan_padding=True)),
     ("ring", "contiguous", Case("float64", **SMALL, is_causal=True, sinks=True, alibi=True)),
-    ("ring", "zigzag", Case("bfloat16", **SMALL, is_causal=True, lengths="both", causal_alignment="bottom_right")),
+    ("ring", "contiguous", Case("bfloat16", **SMALL, is_causal=True, lengths="both", causal_alignment="bottom_right")),
     ("all_gather", "zigzag", Case("float16", **SMALL, window=(70, 3), sinks=True, alibi=True)),
     # One key for each query: probabilities are 1, and nothing hides in a sum.
-    ("ring", "zigzag", Case(query_length=256, key_length=256, is_causal=True, window=(0, None), key_value_heads=4)),
+    ("ring", "contiguous", Case(query_length=256, key_length=256, is_causal=True, window=(0, None), key_value_heads=4)),
     ("ulysses", "zigzag", Case(query_length=8, key_length=64, query_heads=8, key_value_heads=4, is_causal=True)),
     ("ulysses", "contiguous", Case("bfloat16", **SMALL, query_heads=8, key_value_heads=1, sinks=True)),
 )
@@ -56,8 +54,10 @@ def check(case: Case, **options: Any) -> None:
     tolerance.assert_backward(arrays, case.arguments(), *cotangents, gradients)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    ("strategy", "layout"),
+    [("ring", "contiguous"), ("ring", "zigzag"), ("all_gather", "zigzag"), ("ulysses", "zigzag")],
+)
 def test_everything(strategy: str, layout: str) -> None:
     check(EVERYTHING, strategy=strategy, layout=layout)
 

@@ -77,7 +77,7 @@ def test_gradients_inside_shard_map(check_vma: bool) -> None:
 
     @functools.partial(jax.shard_map, mesh=whole.mesh(4), in_specs=(SPECS,), out_specs=SPECS, check_vma=check_vma)
     def gradients(given: Arrays) -> Any:
-        found = jax.grad(local_loss)(given)
+        found = jax.grad(functools.partial(local_loss, strategy="all_gather"))(given)
         if not check_vma:
             found |= {name: lax.psum(found[name], "context") for name in ("sinks", "alibi_slopes")}
         return found
@@ -135,6 +135,7 @@ def test_arrays_that_lie_on_the_mesh(kind: AxisType) -> None:
     assert all(found[name].sharding.is_equivalent_to(placed[name].sharding, 4) for name in given)
 
 
+@functools.cache
 def compiled_program(devices: int, length: int, *, gradients: bool, **options: Any) -> Any:
     """Query, key and value of a batch of one lie on the mesh as they are wanted."""
     on_mesh = whole.mesh(devices)
@@ -147,20 +148,27 @@ def compiled_program(devices: int, length: int, *, gradients: bool, **options: A
 
 
 DEVICES = 8
-# benchmarks/context_parallel_model.py counts the same bytes.
-MODEL = model.Call(T, DEVICES, query_heads=8, key_heads=8, head_dim=16)
-PAIR = MODEL.keys_bytes(MODEL.part, model.SINGLE)  # keys and values of a device, or their gradients
+LONG = 2048  # what is planned for a program of this length is its arrays, not padding
+
+
+def pair(length: int) -> int:
+    """Bytes of keys and values of a device, or of their gradients, as benchmarks/context_parallel_model.py counts."""
+    call = model.Call(length, DEVICES, query_heads=8, key_heads=8, head_dim=16)
+    return call.keys_bytes(call.part, model.SINGLE)
+
+
+PAIR, LONG_PAIR = pair(T), pair(LONG)
 
 
 def test_bytes_of_a_ring() -> None:
     """Forward: keys and values once around. Backward: again, and their gradients once around and home."""
-    forward = compiled_program(DEVICES, T, gradients=False, layout="zigzag", is_causal=True)
-    around = (DEVICES - 1) * PAIR
+    forward = compiled_program(DEVICES, LONG, gradients=False, layout="zigzag", is_causal=True)
+    around = (DEVICES - 1) * LONG_PAIR
     assert traffic.bytes_by_kind(forward) == {"collective-permute": around}
-    both = compiled_program(DEVICES, T, gradients=True, layout="zigzag", is_causal=True)
+    both = compiled_program(DEVICES, LONG, gradients=True, layout="zigzag", is_causal=True)
     # XLA's CPU backend drops optimization barriers: there the backward pass finds its first block arrived.
-    again = around - PAIR
-    assert traffic.bytes_by_kind(both) == {"collective-permute": around + again + DEVICES * PAIR}
+    again = around - LONG_PAIR
+    assert traffic.bytes_by_kind(both) == {"collective-permute": around + again + DEVICES * LONG_PAIR}
 
 
 def test_bytes_of_a_ring_with_a_window() -> None:
@@ -202,11 +210,12 @@ def test_memory_falls_with_devices(strategy: str) -> None:
     """Temporaries of a device, forward and backward, are a few of its parts: half for twice the devices."""
     planned = {}
     for devices in (4, 8):
-        program = compiled_program(devices, 2048, gradients=True, strategy=strategy, layout="zigzag", is_causal=True)
+        strategy_of = {} if strategy == "ring" else {"strategy": strategy}
+        program = compiled_program(devices, LONG, gradients=True, layout="zigzag", is_causal=True, **strategy_of)
         planned[devices] = program.memory_analysis().temp_size_in_bytes
     padding = 8192
     assert planned[8] <= planned[4] / 2 + padding, planned
-    part = 2048 // 8 * 8 * 16 * 4
+    part = LONG_PAIR // 2
     # Blocks and their gradients, held and on their way, partial sums, results of the calls.
     assert planned[8] <= 20 * part, planned
 
