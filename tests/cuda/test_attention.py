@@ -93,13 +93,29 @@ def test_features(case: Case, options: dict[str, Any], simulated_driver: Any, gp
     check(case, simulated_driver, gpu)
 
 
+def check_sizes(kind: str, sizes: tuple[int, int], options: dict[str, Any], driver: Any, gpu: Gpu) -> None:
+    """Sizes around the edges of tiles, queries and keys not alike."""
+    driver.set_options(**options)
+    check(of_size(kind, sizes), driver, gpu)
+
+
+@pytest.mark.parametrize("gpu", GPUS[:1], ids=lambda gpu: gpu.key, indirect=True)
 @each_schedule
 @pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: f"{sizes[0]}x{sizes[1]}")
 @pytest.mark.parametrize("kind", KINDS)
-def test_sizes(kind: str, sizes: tuple[int, int], options: dict[str, Any], simulated_driver: Any, gpu: Gpu) -> None:
-    """Sizes around the edges of tiles, queries and keys not alike."""
-    simulated_driver.set_options(**options)
-    check(of_size(kind, sizes), simulated_driver, gpu)
+def test_sizes(
+    kind: str, sizes: tuple[int, int], options: dict[str, Any], simulated_driver: Any, gpu: Gpu
+) -> None:  # fmt: skip
+    check_sizes(kind, sizes, options, simulated_driver, gpu)
+
+
+@pytest.mark.parametrize("gpu", GPUS[1:], ids=lambda gpu: gpu.key, indirect=True)
+@pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: f"{sizes[0]}x{sizes[1]}")
+@pytest.mark.parametrize("kind", KINDS)
+def test_sizes_on_hopper(kind: str, sizes: tuple[int, int], simulated_driver: Any, gpu: Gpu) -> None:
+    """Each in one order of events, for time: those of the features are in all three."""
+    options = SCHEDULES[(SIZES.index(sizes) + [*KINDS].index(kind)) % len(SCHEDULES)]
+    check_sizes(kind, sizes, options, simulated_driver, gpu)
 
 
 @each_schedule
@@ -119,6 +135,26 @@ def test_head_dims(
 ) -> None:
     simulated_driver.set_options(**options)
     check(of_head_dims(dtype, heads), simulated_driver, gpu)
+
+
+@pytest.mark.parametrize("gpu", GPUS[1:], ids=lambda gpu: gpu.key, indirect=True)
+@each_schedule
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", ["dense", "general"])
+def test_widest_heads(kind: str, dtype: str, options: dict[str, Any], simulated_driver: Any, gpu: Gpu) -> None:
+    """Which Blackwell's kernels have not."""
+    simulated_driver.set_options(**options)
+    check(
+        dataclasses.replace(PLAIN, dtype=dtype, head_dim=256, value_head_dim=200, sinks=kind == "general"),
+        simulated_driver, gpu, f"{dtype}_d256_{kind}",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("gpu", GPUS[:1], ids=lambda gpu: gpu.key, indirect=True)
+def test_what_only_another_gpu_has_says_so(simulated_driver: Any, gpu: Gpu) -> None:
+    simulated_driver.must_launch = False
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"no kernel for bfloat16, head_dim 256 on NVIDIA B200"):
+        check(dataclasses.replace(PLAIN, head_dim=256), simulated_driver, gpu)
 
 
 @pytest.mark.parametrize(("case", "kind"), VARIANTS)

@@ -44,7 +44,7 @@ PLANS = {plan.name: plan for plan in (*forward_plans(), *hopper_plans()) if plan
 LEAST = 0.95
 # What is left: branches that were never taken, such as from a wait that found its barrier complete at once back to the
 # question, and the clearing of values that stand in other 32nds of a block than the padding of these cases.
-EXPLAINED = re.compile(r"@%p\d+ bra |bra\.uni |st\.shared\.v4\.b32 .*\{0, 0, 0, 0\}|(shl|add|mul|mad)\.")
+EXPLAINED = re.compile(r"@%p\d+ bra |bra\.uni |st\.shared\.v4\.b32 .*\{0, 0, 0, 0\}|(shl|add|or|mul|mad)\.")
 
 
 @pytest.fixture(scope="module")
