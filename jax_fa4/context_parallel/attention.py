@@ -123,7 +123,8 @@ def _run(call: Call, operands: Operands) -> tuple[Array, Array]:
         for name in ("sinks", "alibi_slopes")
         if (array := getattr(operands, name)) is not None
     }
-    operands = sharding.vary_alike(operands._replace(**wide), lax.axis_index(call.axes))
+    operands = _within_int32(operands._replace(**wide), call.devices)
+    operands = sharding.vary_alike(operands, lax.axis_index(call.axes))
     guarded = {
         name: autodiff.reverse_mode_only(array)
         for name in ("query", "key", "value", *wide)
@@ -131,6 +132,18 @@ def _run(call: Call, operands: Operands) -> tuple[Array, Array]:
     }
     spec = dataclasses.replace(call.spec, out_dtype=dtype, grad_dtype=dtype, partial=True)
     return derivative.attention(dataclasses.replace(call, spec=spec), operands._replace(**guarded))
+
+
+def _within_int32(operands: Operands, devices: int) -> Operands:
+    """Lengths and offset of which the start of any chunk can be subtracted, or to which it can be added."""
+    queries, keys = operands.query.shape[1] * devices, operands.key.shape[1] * devices
+    limits = {
+        "query_seq_lengths": (0, queries),
+        "key_value_seq_lengths": (0, keys),
+        "query_offset": (-(2**31) + keys, 2**31 - 1 - queries),
+    }
+    given = {name: array for name in limits if (array := getattr(operands, name)) is not None}
+    return operands._replace(**{name: jnp.clip(array, *limits[name]) for name, array in given.items()})
 
 
 def _axes(axis_name: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:

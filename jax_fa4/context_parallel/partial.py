@@ -64,6 +64,7 @@ class Rows:
         assert pair is not None
         seeing, one = slice(*pair), slice(chunk, chunk + 1)
         own, starts, key_start = self.operands, self.starts[seeing, None], key_starts[chunk]
+        keys = own.key_value_seq_lengths
         offset = starts - key_start + (0 if own.query_offset is None else own.query_offset)
         return seeing, own._replace(
             query=own.query[seeing],
@@ -72,9 +73,7 @@ class Rows:
             query_segment_ids=None if own.query_segment_ids is None else own.query_segment_ids[seeing],
             key_value_segment_ids=None if block.segment_ids is None else block.segment_ids[one],
             query_seq_lengths=None if own.query_seq_lengths is None else own.query_seq_lengths - starts,
-            key_value_seq_lengths=None
-            if own.key_value_seq_lengths is None
-            else own.key_value_seq_lengths[None] - key_start,
+            key_value_seq_lengths=None if keys is None else keys[None] - key_start,
             query_offset=offset,
         )
 

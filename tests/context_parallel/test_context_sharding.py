@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import traffic
 import whole
@@ -237,6 +238,20 @@ def test_other_implementations(implementation: Any) -> None:
     """Their share of a gradient is of the whole sequence's output and log-sum-exp too."""
     found = value_and_gradients(whole.mesh(2), implementation=implementation)(arrays())
     whole.assert_close(found, one_device())
+
+
+@pytest.mark.parametrize("strategy", ["ring", "all_gather"])
+def test_extreme_integers_do_not_wrap_around(strategy: str) -> None:
+    """Lengths far out of range are clamped; from the ends of int32 on a query sees all keys, or none."""
+    low, high = -(2**31), 2**31 - 1
+    given = {name: array for name, array in arrays().items() if array.ndim > 1}
+    given["key_value_seq_lengths"] = jnp.asarray([high, low], jnp.int32)
+    given["query_offset"] = jnp.asarray([high, low], jnp.int32)
+    found = jax.jit(whole.attention(whole.mesh(2), strategy=strategy, is_causal=True, layout="zigzag"))
+    expected = jax.jit(functools.partial(jax_fa4.attention, return_residual=True, is_causal=True))(**given)
+    for one, other in zip(found(**given), expected, strict=True):
+        whole.assert_close(one[:1], other[:1])
+        np.testing.assert_array_equal(one[1:], other[1:])
 
 
 def test_vmap_inside_shard_map() -> None:
