@@ -75,8 +75,8 @@ def both_architectures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True, scope="module", params=GPUS, ids=lambda gpu: gpu.key)
-def gpu(request: pytest.FixtureRequest) -> Iterator[Gpu]:
+@pytest.fixture(name="gpu", autouse=True, scope="module", params=GPUS, ids=lambda gpu: gpu.key)
+def the_gpu(request: pytest.FixtureRequest) -> Iterator[Gpu]:
     """The GPU that the simulator is; for all tests together, so that each kernel is loaded once."""
     from jax_fa4_simulator import _simulator
 
@@ -144,7 +144,9 @@ def test_sizes_on_hopper(kind: str, sizes: tuple[int, int], simulated_driver: An
 @each_schedule
 @pytest.mark.parametrize("group", [1, 2, 3, 4, 6, 8])
 @pytest.mark.parametrize("is_causal", [False, True])
-def test_grouped_heads(group: int, is_causal: bool, options: dict[str, Any], simulated_driver: Any) -> None:
+def test_grouped_heads(
+    group: int, is_causal: bool, options: dict[str, Any], simulated_driver: Any, gpu: Gpu
+) -> None:  # fmt: skip
     """Heads that share keys share tiles, as many as a power of two of them."""
     simulated_driver.set_options(**options)
     case = dataclasses.replace(PLAIN, query_heads=2 * group, key_value_heads=2, batch=2, is_causal=is_causal)
