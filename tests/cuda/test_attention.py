@@ -52,8 +52,8 @@ def both_architectures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True, scope="module", params=GPUS, ids=lambda gpu: gpu.key)
-def gpu(request: pytest.FixtureRequest) -> Iterator[Gpu]:
+@pytest.fixture(name="gpu", autouse=True, scope="module", params=GPUS, ids=lambda gpu: gpu.key)
+def the_gpu(request: pytest.FixtureRequest) -> Iterator[Gpu]:
     """The GPU that the simulator is; for all tests together, so that each kernel is loaded once."""
     from jax_fa4_simulator import _simulator
 

@@ -38,11 +38,26 @@ CASES = {
 }  # fmt: skip
 
 
+def variants_for(arch: str) -> dict[str, Variant]:
+    """Returns the variants by what their names end with."""
+    found = read_variants(built_forward.built(arch))
+    return {re.sub(r"jax_fa4_forward_sm\d+_", "", name): variant for name, variant in found.items()}
+
+
 @pytest.fixture(scope="module", params=built_forward.ARCHITECTURES)
 def variants(request: pytest.FixtureRequest) -> dict[str, Variant]:
-    """The variants for an architecture, by what their names end with."""
-    found = read_variants(built_forward.built(request.param))
-    return {re.sub(r"jax_fa4_forward_sm\d+_", "", name): variant for name, variant in found.items()}
+    return variants_for(request.param)
+
+
+# What tests/cuda/test_attention.py does for both, this file does in all orders for one.
+@pytest.fixture(scope="module")
+def blackwell() -> dict[str, Variant]:
+    return variants_for("sm_100a")
+
+
+@pytest.fixture(scope="module")
+def hopper() -> dict[str, Variant]:
+    return variants_for("sm_90a")
 
 
 def check(variant: Variant, case: Case, schedule: dict[str, Any], **options: Any) -> None:
@@ -54,8 +69,8 @@ def check(variant: Variant, case: Case, schedule: dict[str, Any], **options: Any
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_features(variants: dict[str, Variant], case: Case, schedule: dict[str, Any]) -> None:
-    check(variants["bfloat16_d128_general"], case, schedule)
+def test_features(blackwell: dict[str, Variant], case: Case, schedule: dict[str, Any]) -> None:
+    check(blackwell["bfloat16_d128_general"], case, schedule)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
@@ -77,18 +92,13 @@ WIDE = dataclasses.replace(PLAIN, head_dim=192, value_head_dim=128)
 ])  # fmt: skip
 @pytest.mark.parametrize("ctas", [None, 1])
 def test_wide_queries(
-    variants: dict[str, Variant], kind: str, case: Case, ctas: int | None, schedule: dict[str, Any]
+    blackwell: dict[str, Variant], kind: str, case: Case, ctas: int | None, schedule: dict[str, Any]
 ) -> None:
     """Keys and values in rings of their own, and an output tile where the queries were."""
-    check(variants[f"bfloat16_d192v128_{kind}"], case, schedule, ctas=ctas)
+    check(blackwell[f"bfloat16_d192v128_{kind}"], case, schedule, ctas=ctas)
 
 
 WIDEST = dataclasses.replace(PLAIN, head_dim=256, value_head_dim=256)
-
-
-@pytest.fixture(scope="module")
-def hopper_variants() -> dict[str, Variant]:
-    return read_variants(built_forward.built("sm_90a"))
 
 
 @pytest.mark.parametrize(("kind", "case"), [
@@ -98,21 +108,19 @@ def hopper_variants() -> dict[str, Variant]:
     ("general", dataclasses.replace(CASES["all"], head_dim=256, value_head_dim=256)),
 ])  # fmt: skip
 @pytest.mark.parametrize(("ctas", "schedule"), [(None, "random"), (1, "lazy")])
-def test_widest_heads(
-    hopper_variants: dict[str, Variant], kind: str, case: Case, ctas: int | None, schedule: str
-) -> None:
+def test_widest_heads(hopper: dict[str, Variant], kind: str, case: Case, ctas: int | None, schedule: str) -> None:
     """Only on Hopper, in smaller blocks of keys."""
-    check(hopper_variants[f"jax_fa4_forward_sm90_bfloat16_d256_{kind}"], case, SCHEDULES[schedule], ctas=ctas)
+    check(hopper[f"bfloat16_d256_{kind}"], case, SCHEDULES[schedule], ctas=ctas)
 
 
 @pytest.mark.parametrize("head_dim", [64, 96, 192, 256])
 @pytest.mark.parametrize("name", ["general", "general_float32"])
-def test_every_feature_on_hopper(hopper_variants: dict[str, Variant], name: str, head_dim: int) -> None:
+def test_every_feature_on_hopper(hopper: dict[str, Variant], name: str, head_dim: int) -> None:
     """Other sizes of blocks, and more or fewer warpgroups."""
     values = min(head_dim, 128) if head_dim == 192 else head_dim
     heads = "d192v128" if head_dim == 192 else f"d{head_dim}"
     case = dataclasses.replace(CASES["all"], head_dim=head_dim, value_head_dim=values)
-    check(hopper_variants[f"jax_fa4_forward_sm90_bfloat16_{heads}_{name}"], case, {}, ctas=1)
+    check(hopper[f"bfloat16_{heads}_{name}"], case, {}, ctas=1)
 
 
 @pytest.mark.parametrize("kind", ["dense", "banded", "general"])
