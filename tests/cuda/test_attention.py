@@ -113,18 +113,32 @@ def test_sizes(
 @pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: f"{sizes[0]}x{sizes[1]}")
 @pytest.mark.parametrize("kind", KINDS)
 def test_sizes_on_hopper(kind: str, sizes: tuple[int, int], simulated_driver: Any, gpu: Gpu) -> None:
-    """Each in one order of events, for time: those of the features are in all three."""
+    """Each in one order of events, for time; the features are in all three."""
     options = SCHEDULES[(SIZES.index(sizes) + [*KINDS].index(kind)) % len(SCHEDULES)]
     check_sizes(kind, sizes, options, simulated_driver, gpu)
 
 
+def check_groups(group: int, is_causal: bool, options: dict[str, Any], driver: Any, gpu: Gpu) -> None:
+    """Heads that share keys share tiles, as many as a power of two of them."""
+    driver.set_options(**options)
+    check(grouped(group, is_causal), driver, gpu)
+
+
+@pytest.mark.parametrize("gpu", GPUS[:1], ids=lambda gpu: gpu.key, indirect=True)
 @each_schedule
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("is_causal", [False, True])
-def test_grouped_heads(group: int, is_causal: bool, options: dict[str, Any], simulated_driver: Any, gpu: Gpu) -> None:
-    """Heads that share keys share tiles, as many as a power of two of them."""
-    simulated_driver.set_options(**options)
-    check(grouped(group, is_causal), simulated_driver, gpu)
+def test_grouped_heads(
+    group: int, is_causal: bool, options: dict[str, Any], simulated_driver: Any, gpu: Gpu
+) -> None:  # fmt: skip
+    check_groups(group, is_causal, options, simulated_driver, gpu)
+
+
+@pytest.mark.parametrize("gpu", GPUS[1:], ids=lambda gpu: gpu.key, indirect=True)
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_grouped_heads_on_hopper(group: int, is_causal: bool, simulated_driver: Any, gpu: Gpu) -> None:
+    check_groups(group, is_causal, SCHEDULES[(group + is_causal) % len(SCHEDULES)], simulated_driver, gpu)
 
 
 @each_schedule

@@ -21,9 +21,14 @@ from unittest import mock
 import jax_fa4.kernels
 
 UNBOUNDED = 1 << 30
+WARP = 32
 KERNELS = "jax_fa4.kernels"
 # Left out of a dry run: these compute on values in registers and tensor memory, and touch no ring.
-VALUES = tuple(f"{KERNELS}.{name}" for name in ("exp2", "logits", "mask", "pairs", "row_softmax", "sm100.tmem"))
+VALUES = tuple(
+    f"{KERNELS}.{name}" for name in ("exp2", "logits", "mask", "pairs", "row_softmax", "sm100.tmem", "sm90.products")
+)
+# Where an architecture opens its rings, and what they are then.
+RINGS = {"sm100": ("sm100.rings", "PairedRing"), "sm90": ("rings", "OpenRing")}
 # Uses that the consumer leaves behind: no query tile comes to where the last output was.
 LEFT = {"room": 1}
 SUBMODULES = ("cutlass.cute", "cutlass.experimental.primitives")
@@ -56,7 +61,9 @@ class Unknown:
         return True
 
     __call__ = __getitem__ = __setitem__ = __neg__ = __invert__ = same
-    __add__ = __sub__ = __mul__ = __truediv__ = __floordiv__ = __mod__ = __and__ = __or__ = __lshift__ = same
+    __add__ = __sub__ = __mul__ = __truediv__ = __floordiv__ = __mod__ = __and__ = __or__ = __lshift__ = __rshift__ = (
+        same
+    )
     __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __rfloordiv__ = __rmod__ = __rand__ = __ror__ = __rlshift__ = same
     __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = lambda self, other: Condition()  # type: ignore
     __hash__ = object.__hash__
@@ -147,6 +154,7 @@ class Recorder:
         integer = type("Integer", (int,), {"width": 32})
         arch = {
             "warp_idx": lambda: self.warp, "lane_idx": lambda: 0, "make_warp_uniform": same,
+            "thread_idx": lambda: (WARP * self.warp, 0, 0),
             "vote_any_sync": lambda _: self.vote, "vote_all_sync": lambda _: self.vote, "shuffle_sync": same,
             "block_idx": lambda: (self.cta, 0, 0), "grid_dim": lambda: (self.ctas, 1, 1),
         }  # fmt: skip
@@ -204,9 +212,9 @@ class Launch:
 
 
 class DryKernel:
-    """The forward kernel to be run without compiler and GPU."""
+    """The forward kernel of an architecture, to be run without compiler and GPU."""
 
-    def __init__(self) -> None:
+    def __init__(self, architecture: str = "sm100") -> None:
         self.recorder = Recorder()
         outside = {name: module for name, module in sys.modules.items() if not name.startswith(("cutlass", KERNELS))}
         with (
@@ -215,10 +223,11 @@ class DryKernel:
             mock.patch.object(jax_fa4, "kernels", jax_fa4.kernels),  # an import of the package would replace it
         ):
             self.forward, self.rings, self.variants = (
-                importlib.import_module(f"{KERNELS}.{name}") for name in ("sm100.forward", "sm100.rings", "variants")
+                importlib.import_module(f"{KERNELS}.{name}")
+                for name in (f"{architecture}.forward", RINGS[architecture][0], "variants")
             )
             self.modules = {name: sys.modules[name] for name in sys.modules if name not in outside}
-        opened = self.rings.PairedRing
+        opened = self.ring = getattr(self.rings, RINGS[architecture][1])
         opened.wait_full = self.recorder.with_phase(opened.wait_full, 0)
         opened.wait_empty = self.recorder.with_phase(opened.wait_empty, 1)
 
@@ -277,8 +286,9 @@ def barriers_of(plan: Any) -> tuple[Barrier, ...]:
     def warps(side: str, ring: Any, tile: int) -> tuple[int, ...]:
         roles = [plan.role(name) for name in side.split("+")]
         all_warps = [(role.name, role.first_warp + n) for role in roles for n in range(role.warps)]
-        # A query tile has a warpgroup of softmax.
-        return tuple(warp for name, warp in all_warps if name != "softmax" or ring.copies == 1 or warp // 4 == tile)
+        # A query tile has a warpgroup that does its softmax.
+        of_tiles = ("softmax", "attend")
+        return tuple(warp for name, warp in all_warps if name not in of_tiles or ring.copies == 1 or warp // 4 == tile)
 
     return tuple(
         Barrier(ring, tile, slot, is_full, warps(ring.producer, ring, tile), warps(ring.consumer, ring, tile))

@@ -127,3 +127,18 @@ def test_a_block_of_softmax(plan: ForwardPlan, code: sass.Kernel) -> None:
         "SHFL": 4,
     }
     assert {opcode: code.count(loop, opcode) for opcode in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("opcode", "operands", "registers"),
+    [
+        ("HGMMA.64x128x16.F32.BF16", "R88, R152, gdesc[UR16].tnspB, R88", 156),
+        ("HGMMA.64x176x16.F32", "R24, gdesc[UR12], RZ, !UPT", 24 + 88),
+        ("LDS.128", "R4, [R12]", 16),
+        ("STG.E", "desc[UR4][R8.64], R3", 10),
+        ("UMOV", "UR31, 0x40000040", 0),
+    ],
+)
+def test_registers_that_an_instruction_names(opcode: str, operands: str, registers: int) -> None:
+    """At least: an address of a wide access counts as wide as what is moved."""
+    assert sass.named_registers(opcode, operands) == registers
