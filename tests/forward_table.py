@@ -42,6 +42,7 @@ KINDS = {
 GROUPS = (1, 2, 3, 4, 6, 8)
 # (head_dim, value head_dim): those of the variants, and smaller ones that are padded.
 HEADS = ((64, 64), (96, 96), (128, 128), (192, 128), (40, 72), (136, 8))
+WIDEST_HEADS = ((256, 256), (256, 200))  # of Hopper's kernels alone
 
 # Which kind of variant a call takes: that with the fewest features which has those of the call.
 VARIANTS = (
