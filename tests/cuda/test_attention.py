@@ -23,6 +23,7 @@ from forward_table import (
     PLAIN,
     SIZES,
     VARIANTS,
+    WIDEST_HEADS,
     grouped,
     of_head_dims,
     of_size,
