@@ -52,7 +52,9 @@ class Gpu:
     kernels: str
 
 
-GPUS = (Gpu("b200", "jax_fa4_forward_sm100_"), Gpu("h200", "jax_fa4_forward_sm90_"))
+BLACKWELL = Gpu("b200", "jax_fa4_forward_sm100_")
+# Its calls through jax.jit are left to the whole run: quick tests have its kernels.
+HOPPER = pytest.param(Gpu("h200", "jax_fa4_forward_sm90_"), marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +66,7 @@ def both_architectures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(name="gpu", autouse=True, scope="module", params=GPUS, ids=lambda gpu: gpu.key)
+@pytest.fixture(name="gpu", autouse=True, scope="module", params=(BLACKWELL, HOPPER), ids=lambda gpu: gpu.key)
 def the_gpu(request: pytest.FixtureRequest) -> Iterator[Gpu]:
     """The GPU that the simulator is; for all tests together, so that each kernel is loaded once."""
     from jax_fa4_simulator import _simulator
@@ -104,8 +106,8 @@ def check(case: Case, driver: Any, gpu: Gpu, kernel: str = "", orders: Sequence[
         assert [one.tobytes() for one in other] == [one.tobytes() for one in results[0]]
 
 
-on_blackwell = pytest.mark.parametrize("gpu", GPUS[:1], ids=lambda gpu: gpu.key, indirect=True)
-on_hopper = pytest.mark.parametrize("gpu", GPUS[1:], ids=lambda gpu: gpu.key, indirect=True)
+on_blackwell = pytest.mark.parametrize("gpu", [BLACKWELL], ids=lambda gpu: gpu.key, indirect=True)
+on_hopper = pytest.mark.parametrize("gpu", [HOPPER], ids=lambda gpu: gpu.key, indirect=True)
 
 
 @pytest.mark.parametrize("case", FEATURES.values(), ids=FEATURES)
