@@ -92,6 +92,7 @@ struct Problem {
   double scale = 1;
   double soft_cap = 0;                            // 0: none
   int64_t window_left = -1, window_right = -1;    // -1: no limit on that side
+  bool differentiated = false;                    // a backward call follows, whose probabilities must be rounded alike
 
   Operand query, key, value;
   LogitsOperand bias, mask;

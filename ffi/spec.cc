@@ -133,6 +133,10 @@ class Reader {
 
   double number(const ffi::Dictionary& attributes, const char* name) { return get<double>(attributes, name); }
   int64_t integer(const ffi::Dictionary& attributes, const char* name) { return get<int64_t>(attributes, name); }
+  // Programs that were exported before there was one have none.
+  static bool flag(const ffi::Dictionary& attributes, const char* name) {
+    return attributes.contains<bool>(name) && *attributes.get<bool>(name);
+  }
 
  private:
   template <class T>
@@ -284,6 +288,7 @@ void read_attributes(Reader& reader, const ffi::Dictionary& attributes, Problem&
   p.soft_cap = reader.number(attributes, "logits_soft_cap");
   p.window_left = reader.integer(attributes, "window_left");
   p.window_right = reader.integer(attributes, "window_right");
+  p.differentiated = Reader::flag(attributes, "differentiated");
   // They are used in float32 too: neither may become 0 or infinite there.
   using limits = std::numeric_limits<float>;
   const auto usable = [](double x) { return x >= double(limits::min()) && x <= double(limits::max()); };

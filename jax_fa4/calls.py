@@ -41,6 +41,7 @@ def attributes(spec: AttentionSpec) -> dict[str, Any]:
         "window_left": np.int64(left),
         "window_right": np.int64(right),
         "deterministic": np.bool_(spec.deterministic),
+        "differentiated": np.bool_(spec.differentiated),
     }
 
 

@@ -266,6 +266,8 @@ QUICK = (
     Case("bfloat16", query_length=1, key_length=257, query_heads=8, key_value_heads=1, head_dim=64, lengths="key"),
     Case("bfloat16", query_length=128, key_length=127, query_heads=8, head_dim=80, value_head_dim=40),
     Case(query_length=65, key_length=0, sinks=True),
+    # Few rows, each with one key: its probability is exactly 1, in the backward pass too.
+    Case(batch=8, query_length=16, key_length=16, query_heads=8, key_value_heads=8, is_causal=True, window=(0, None)),
     Case("bfloat16", growing_logits=True, key_length=257, head_dim=64),
     Case(mask="none_visible"),
     _everything("float32"),
@@ -317,6 +319,7 @@ _SHAPES = (
     Case(batch=1, query_length=1100, key_length=300, query_heads=2, key_value_heads=1, head_dim=16, is_causal=True),
     Case(batch=4, query_length=600, key_length=200, key_value_heads=4, head_dim=16, is_causal=True),
     Case("bfloat16", batch=4, query_length=600, key_length=200, key_value_heads=4, head_dim=16, window=(90, 3)),
+    Case(batch=1, query_length=400, key_length=390, query_heads=8, key_value_heads=1, head_dim=16, window=(60, 3)),
 )  # fmt: skip
 
 _COMBINATIONS = (

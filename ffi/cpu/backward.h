@@ -194,7 +194,9 @@ void backward_task(const Problem& p, const Plan& plan, int64_t task, void* memor
   KeySums<E> sums(p, sums_memory);
   sums.start(p);
   double* row_sums = plan.row_partials + task * 2 * p.group();
-  for (int64_t group = plan.row_groups - 1 - stripe; group >= 0; group -= plan.stripes)
+  const int64_t run = plan.groups_of_a_run, first = stripe * run, step = run ? 1 : plan.stripes;
+  const int64_t last = run ? least(first + run, plan.row_groups) - 1 : plan.row_groups - 1 - stripe;
+  for (int64_t group = last; group >= first; group -= step)
     backward_rows(p, plan, at, batch, head, group, scratch, sums, row_sums);
   for (int64_t tile = 0; plan.stripes == 1 && tile < plan.key_tiles; ++tile)
     store_key_gradients(p, batch, head, tile, sums);

@@ -32,7 +32,8 @@ struct Plan {
   int64_t head_tasks = 0;       // runs of so many heads
   int64_t merge_tasks = 0;    // tiles of rows whose parts are put together
 
-  int64_t stripes = 1;        // row tiles are dealt round-robin to so many tasks per batch entry and key/value head
+  int64_t stripes = 1;        // row groups are dealt to so many tasks per batch entry and key/value head
+  int64_t groups_of_a_run = 0;  // which a stripe is; 0: round-robin
   int64_t backward_tasks = 0;
   int64_t reduce_tasks = 0;   // tiles of keys whose partial sums over stripes are added up
   int64_t bias_tasks = 0;

@@ -170,13 +170,19 @@ int64_t keys_of_a_chunk(const Problem& p, int64_t heads) {
   return clamped(rounded_down(bytes_of_a_chunk / bytes_of_a_key, E::key_step), E::key_step, E::tile_keys);
 }
 
+// What the group that begins at row r asks for ahead.
+template <class E>
+Ahead share_of_group(int64_t lines, int64_t dim, int64_t r, int64_t rows) {
+  return Ahead::share(lines, dim * int64_t{sizeof(typename E::T)}, r / E::group, (rows + E::group - 1) / E::group);
+}
+
 // Products of a chunk of keys, begin <= j < end of the tile, with all rows of a head.
 template <class E>
 void add_narrow_keys(const Problem& p, const Lines<typename E::T>& keys, int64_t rows, int64_t begin, int64_t end,
                      int64_t last, const typename E::Real* query, typename E::Real* s) {
   for_each_group<E>(rows, [&]<int group>(int64_t r) {
     multiply_keys<E, group>(query + r * E::padded(p.head_dim), keys, begin, end, last, p.head_dim,
-                            r == 0 ? end - begin : 0, s + r * E::tile_keys);
+                            share_of_group<E>(end - begin, p.head_dim, r, rows), s + r * E::tile_keys);
   });
 }
 
@@ -187,7 +193,8 @@ void add_narrow_values(const Problem& p, const Sequences& at, KeyTile tile, cons
   for_each_existing_run(at, tile, begin, end, [&](int64_t first, int64_t after) {
     for_each_group<E>(rows, [&]<int group>(int64_t r) {
       multiply_values<E, group>(s + r * E::tile_keys, values, first, after, p.value_head_dim,
-                                r == 0 ? end - begin : 0, state.output + r * E::padded(p.value_head_dim));
+                                share_of_group<E>(end - begin, p.value_head_dim, r, rows),
+                                state.output + r * E::padded(p.value_head_dim));
     });
   });
 }

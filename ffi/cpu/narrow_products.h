@@ -113,20 +113,33 @@ JAX_FA4_INLINE void add_lanes(Vec<Real>* v, Numbers<l...> numbers) {
   if constexpr (distance > 1) add_lanes<Real, distance / 2>(v, numbers);
 }
 
-// The same numbers of a line some lines on, which will be wanted soon: the heads of a token lie in pieces too short for
-// hardware to foresee all of them.
-template <class T>
-JAX_FA4_INLINE void prefetch_line(const T* line, int64_t distance, int64_t dim) {
-  const char* const from = reinterpret_cast<const char*>(line + distance);
-  for (int64_t b = 0; b < dim * int64_t{sizeof(T)}; b += 64) __builtin_prefetch(from + b, 0, 2);
-}
+// What will be wanted soon: of each line bytes first <= b < last of the one so many lines on. The heads of a token lie in
+// pieces too short for hardware to foresee all of them. A group of rows asks for its share, so that memory is busy while
+// all of them are multiplied.
+constexpr int64_t bytes_of_a_request = 64;
+struct Ahead {
+  int64_t lines, first, last;
 
-// s[row][key] for keys begin <= j < end of the tile, while those `ahead` keys on are asked for (0: none are). All lanes'
-// worth of sums of a group, over head_dim, are in registers, with so many keys that their loads are under way together.
-// Keys after `last` are read as that one.
+  static Ahead share(int64_t lines, int64_t bytes, int64_t group, int64_t groups) {
+    const auto begin = [&](int64_t i) { return i == groups ? bytes : rounded_down(bytes * i / groups, bytes_of_a_request); };
+    return {lines, begin(group), begin(group + 1)};
+  }
+  // Of columns that begin so many bytes on.
+  Ahead within(int64_t begin, int64_t bytes) const {
+    return {lines, rounded_up(most(first, begin), bytes_of_a_request) - begin, least(last, begin + bytes) - begin};
+  }
+  template <class T>
+  JAX_FA4_INLINE void request(const T* line, int64_t stride) const {
+    const char* const from = reinterpret_cast<const char*>(line + lines * stride);
+    for (int64_t b = first; b < last; b += bytes_of_a_request) __builtin_prefetch(from + b, 0, 2);
+  }
+};
+
+// s[row][key] for keys begin <= j < end of the tile. All lanes' worth of sums of a group, over head_dim, are in
+// registers, with so many keys that their loads are under way together. Keys after `last` are read as that one.
 template <class E, int rows>
 void multiply_keys(const typename E::Real* query, Lines<typename E::T> keys, int64_t begin, int64_t end, int64_t last,
-                   int64_t dim, int64_t ahead, typename E::Real* s) {
+                   int64_t dim, Ahead ahead, typename E::Real* s) {
   using Real = typename E::Real;
   using T = typename E::T;
   constexpr int64_t width = lanes<Real>, step = E::at_once * width;
@@ -136,7 +149,7 @@ void multiply_keys(const typename E::Real* query, Lines<typename E::T> keys, int
     const T* key[count];
     for (int i = 0; i < count; ++i) {
       key[i] = keys.first + least(j + i, last) * keys.stride;
-      if (ahead) prefetch_line(key[i], ahead * keys.stride, dim);
+      ahead.request(key[i], keys.stride);
     }
     Vec<Real> sum[width] = {};
     const auto add = [&](int64_t d, auto read_key) {
@@ -168,7 +181,7 @@ void multiply_keys(const typename E::Real* query, Lines<typename E::T> keys, int
 // not 0, only so many numbers are there.
 template <class E, int rows, int vecs, bool part>
 void multiply_block(const typename E::Real* s, Lines<typename E::T> values, int64_t begin, int64_t end, int64_t dim,
-                    int64_t ahead, typename E::Real* out, int64_t out_stride) {
+                    Ahead ahead, typename E::Real* out, int64_t out_stride) {
   using Real = typename E::Real;
   constexpr int64_t width = lanes<Real>;
   Vec<Real> sum[rows][vecs];
@@ -178,7 +191,7 @@ void multiply_block(const typename E::Real* s, Lines<typename E::T> values, int6
     for (int v = 0; v < vecs; ++v) sum[r][v] = load(out + r * out_stride + v * width);
   const typename E::T* from = values.first + begin * values.stride;
   for (int64_t j = begin; j < end; ++j, from += values.stride) {
-    if (ahead) prefetch_line(from, ahead * values.stride, dim);
+    ahead.request(from, values.stride);
     Vec<Real> value[vecs];
 #pragma GCC unroll 8
     for (int v = 0; v < vecs; v += E::at_once)
@@ -200,14 +213,16 @@ void multiply_block(const typename E::Real* s, Lines<typename E::T> values, int6
 // The same for all of head_dim.
 template <class E, int rows>
 void multiply_values(const typename E::Real* s, Lines<typename E::T> values, int64_t begin, int64_t end, int64_t dim,
-                     int64_t ahead, typename E::Real* out) {
+                     Ahead ahead, typename E::Real* out) {
   constexpr int64_t width = lanes<typename E::Real>;
+  int64_t done = 0;  // bytes of a line
   constexpr int sums = registers / 2, least_vecs = E::at_once;  // so many hide the latency of an addition
   constexpr int most_vecs = sums / rows > 8 ? 8 : sums / rows < least_vecs ? least_vecs : sums / rows;
   const int64_t padded = E::padded(dim);
   const auto add = [&]<int vecs, bool part>() {
-    multiply_block<E, rows, vecs, part>(s, values, begin, end, dim, ahead, out, padded);
-    ahead = 0;
+    constexpr int64_t bytes = vecs * width * int64_t{sizeof(typename E::T)};
+    multiply_block<E, rows, vecs, part>(s, values, begin, end, dim, ahead.within(done, bytes), out, padded);
+    done += bytes;
     values.first += vecs * width, out += vecs * width, dim -= vecs * width;
   };
   while (dim >= most_vecs * width) add.template operator()<most_vecs, false>();

@@ -63,10 +63,16 @@ Plan narrow_plan(const Problem& p) {
   return plan;
 }
 
+// Rows near each other then see the same few keys, and stripes that are runs of rows touch few keys in common. Else all
+// of them touch all keys, and dealt round-robin the long rows of a causal call are spread evenly.
+bool has_narrow_band(const Problem& p) {
+  return p.window_left >= 0 && p.window_right >= 0 && p.window_left + p.window_right < p.key_length / 4;
+}
+
 }  // namespace
 
 Plan forward_plan(const Problem& p, TileShape tile) {
-  if (p.query_length * p.group() <= narrow_rows) return narrow_plan(p);
+  if (p.query_length * p.group() <= narrow_rows && !p.differentiated) return narrow_plan(p);
   Plan plan = tiled(p, tile);
   const int64_t row_tasks = p.batch * p.key_value_heads * plan.row_groups;
   cut_keys(plan, row_tasks, p.key_length, tile.keys);
@@ -81,6 +87,7 @@ Plan backward_plan(const Problem& p, TileShape tile, TileShape bias_tile) {
   const int64_t most_stripes = std::clamp(p.query_length * p.group() / least_rows_of_a_stripe, int64_t{1},
                                           std::max<int64_t>(1, plan.row_groups));
   plan.stripes = std::clamp(tiles(wanted_tasks, heads), int64_t{1}, most_stripes);
+  if (has_narrow_band(p)) plan.groups_of_a_run = tiles(plan.row_groups, plan.stripes);
   plan.backward_tasks = p.batch * p.key_value_heads * plan.stripes;
   plan.reduce_tasks = plan.stripes > 1 ? p.batch * p.key_value_heads * plan.key_tiles : 0;
   if (const LogitsOperand& bias = p.gradients.bias) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -40,7 +41,7 @@ def attention(call: Call, operands: Operands) -> tuple[Array, Array]:
 
 
 def _forward(call: Call, operands: Operands) -> tuple[tuple[Array, Array], tuple[Operands, Array, Array]]:
-    results = attention(call, operands)
+    results = attention(dataclasses.replace(call, spec=dataclasses.replace(call.spec, differentiated=True)), operands)
     output, log_sum_exp = (checkpoint_name(x, name) for x, name in zip(results, CHECKPOINT_NAMES, strict=True))
     return (output, log_sum_exp), (operands, output, log_sum_exp)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -32,6 +33,7 @@ def _attention(spec: AttentionSpec, operands: Operands) -> tuple[Array, Array]:
 
 
 def _attention_forward(spec: AttentionSpec, operands: Operands) -> tuple[tuple[Array, Array], Residuals]:
+    spec = dataclasses.replace(spec, differentiated=True)
     results = _attention(spec, operands)  # not the primitive: whoever differentiates this again needs its rule
     output, log_sum_exp = (checkpoint_name(x, name) for x, name in zip(results, CHECKPOINT_NAMES, strict=True))
     return (output, log_sum_exp), (operands, output, log_sum_exp)

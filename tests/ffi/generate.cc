@@ -60,9 +60,11 @@ void add_attributes(Prng& random, Call& call) {
                      number("logits_soft_cap", random.chance(70) ? 0.0 : random.pick({0.5, 20.0})),
                      integer("window_left", window()),
                      integer("window_right", window())};
-  Attribute deterministic = integer("deterministic", random.below(2));
-  deterministic.type = XLA_FFI_DataType_PRED;
-  call.attributes.push_back(deterministic);
+  for (const char* name : {"deterministic", "differentiated"}) {
+    Attribute flag = integer(name, random.below(2));
+    flag.type = XLA_FFI_DataType_PRED;
+    call.attributes.push_back(flag);
+  }
 }
 
 struct Format {
