@@ -10,9 +10,7 @@ import argparse
 import dataclasses
 import json
 import os
-import shlex
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +18,13 @@ from typing import Any
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import card
+import command
 import gpu_cases as cases
 import gpu_report
-from cpu import matches
 from gpu_measurement import Measurement, from_json, measure
 from report import Style
 
-DOCS = Path(__file__).parents[1] / "docs"
-PAGE, PICTURE = DOCS / "gpu_benchmark.md", DOCS / "gpu_benchmark.png"
+PAGE, PICTURE = command.DOCS / "gpu_benchmark.md", command.DOCS / "gpu_benchmark.png"
 
 
 @dataclasses.dataclass
@@ -45,26 +42,17 @@ def select(options: argparse.Namespace, sizes: cases.Sizes) -> list[cases.Case]:
     listed = cases.all_cases(sizes)
     if options.quick and not options.cases:
         return cases.quick_cases(sizes)
-    patterns = options.cases or ["*"]
-    for pattern in patterns:
-        if not any(matches(case.name, pattern) for case in listed):
-            sys.exit(f"--cases {pattern} matches none of:\n" + "\n".join(case.name for case in listed))
-    return [case for case in listed if any(matches(case.name, pattern) for pattern in patterns)]
+    names = command.select([case.name for case in listed], options.cases or ["*"])
+    return [case for case in listed if case.name in names]
 
 
-def command(options: argparse.Namespace) -> str:
-    """Which measures the same again; without where it was told to write."""
-    words = ["--quick"] * options.quick + (["--cases", *options.cases] if options.cases else [])
-    words += ["--platform", options.platform] if options.platform != "cuda" else []
-    return shlex.join(["python", "benchmarks/gpu.py", *words])
-
-
-def run(options: argparse.Namespace) -> Found:
+def measure_all(options: argparse.Namespace) -> Found:
     """Measures; what was found counts even if a later case fails."""
     import gpu_peers
 
     sizes = cases.OF_A_GPU if options.platform == "cuda" else cases.OF_A_TRIAL
-    found = Found(command(options), card.describe(), [], [])
+    trial = ["--platform", options.platform] if options.platform != "cuda" else []
+    found = Found(command.command("gpu.py", options, *trial), card.describe(), [], [])
     for name, text in found.card.items():
         print(f"{name}: {text}", flush=True)
     matrix = gpu_peers.matrix_program(sizes.matrix)
@@ -79,13 +67,8 @@ def run(options: argparse.Namespace) -> Found:
             found.measurements.append(one)
             print(f"{case.name}: {one.flops_per_second() / 1e12:.4g} TFLOP/s", file=sys.stderr, flush=True)
             if options.json:
-                write_json(options.json, found)
+                command.write_json(options.json, found)
     return found
-
-
-def write_json(path: Path, found: Found) -> None:
-    """Every time that was measured."""
-    path.write_text(json.dumps(dataclasses.asdict(found), indent=1) + "\n")
 
 
 def read_json(path: Path) -> Found:
@@ -103,11 +86,7 @@ def body(found: Found, style: Style) -> str:
 
 def page(found: Found, picture: str | None) -> str:
     """The documentation's."""
-    head = ["# GPU benchmark", f"Written by `{found.command} --write-docs`."]
-    head.append("\n".join(f"* {name}: {text}" for name, text in found.card.items()))
-    if picture:
-        head.append(f"![Speed over length]({picture})")
-    return "\n\n".join([*head, body(found, Style(markdown=True))]) + "\n"
+    return command.page("GPU benchmark", found.command, found.card, picture, body(found, Style(markdown=True)))
 
 
 def write_docs(found: Found) -> None:
@@ -116,17 +95,8 @@ def write_docs(found: Found) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a few cases, in few rounds: about two minutes")
-    parser.add_argument("--cases", nargs="+", metavar="CASE", help="groups, or patterns of names, as 'lengths/d128-*'")
-    parser.add_argument("--list", action="store_true", help="print the names of the cases, and end")
+    parser = command.parser_of(__doc__, "a few cases, in few rounds: about two minutes", "lengths/d128-*", PAGE)
     parser.add_argument("--platform", choices=("cuda", "cpu"), default="cuda", help="cpu: a trial with small shapes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every time that was measured")
-    parser.add_argument("--from-json", type=Path, metavar="FILE", help="measure nothing; report what FILE has")
-    parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
-    parser.add_argument(
-        "--write-docs", action="store_true", help=f"also write docs/{PAGE.name} and docs/{PICTURE.name}"
-    )
     return parser.parse_args()
 
 
@@ -139,16 +109,7 @@ def main() -> None:
     if options.write_docs and options.platform != "cuda":
         sys.exit("--write-docs is for figures of a GPU: a trial has none")
     os.environ["JAX_PLATFORMS"] = "cuda,cpu" if options.platform == "cuda" else "cpu"
-    begun = time.perf_counter()
-    found = read_json(options.from_json) if options.from_json else run(options)
-    print("\n" + body(found, Style(options.markdown)))
-    if not options.from_json:
-        print(f"\nThis took {time.perf_counter() - begun:.0f} seconds.")
-    if options.json:
-        write_json(options.json, found)
-    if options.write_docs:
-        write_docs(found)
-    sys.exit(1 if found.failures else 0)
+    command.run(options, measure_all, read_json, body, write_docs)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ class AttentionSpec:
       grad_dtype: name of the dtype of the gradients of query, key and value; None is that of each.
       partial: these keys are a part of those that the queries see: the backward call is given the whole call's output
         and log-sum-exp, and returns its share of the gradients. Kernels need not know.
-      differentiated: the log-sum-exp goes to a backward call, so that rounding must be alike in both: kernels do not take
-        another order of additions for few rows, as they do in decoding.
+      differentiated: a backward call takes the log-sum-exp, and its probabilities are right only if rounding is alike
+        in both: for few rows kernels do not take another order of additions, as they do in decoding.
       deterministic: gradients are asked to be bitwise equal from run to run.
       implementation: names tried in order (see IMPLEMENTATIONS); empty is the kernel of the platform lowered for.
     """

@@ -51,7 +51,7 @@ def results_and_gradients(
 
 
 def forward(case: Case, implementation: Any = None) -> Any:
-    """(output, log-sum-exp) of a case that nobody differentiates: few rows take a way of their own through the kernel."""
+    """(output, log-sum-exp) of a case that nobody differentiates: few rows then take a way of their own."""
     options = {**case.arguments(), "return_residual": True, "implementation": implementation}
     with precision_of(case):
         arrays = case.arrays()

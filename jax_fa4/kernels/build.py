@@ -93,7 +93,7 @@ def main() -> None:
     plans = {plan.name: plan for plan in ARCHITECTURES[arguments.arch].plans()}
     unknown = set(arguments.names) - set(plans)
     if unknown:
-        parser.error(f"no variant {', '.join(sorted(unknown))}; {arguments.arch} has {', '.join(plans) or 'none yet'}")
+        parser.error(f"no variant {', '.join(sorted(unknown))}; {arguments.arch} has {', '.join(plans)}")
     job = Job(arguments.arch, arguments.out, arguments.cache or arguments.out / ".cache", arguments.line_info)
     built = build([plans[name] for name in arguments.names or plans], job, arguments.jobs)
     manifest = {
@@ -106,7 +106,7 @@ def main() -> None:
         if file.stem not in {one.row["name"] for one in built}:
             file.unlink()  # of an earlier build: a wheel takes what lies here
     (job.out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-    print(table(built) if built else f"{job.arch} has no variant yet: the manifest is empty")
+    print(table(built))
 
 
 def build(plans: list[Plan], job: Job, jobs: int) -> list[Built]:

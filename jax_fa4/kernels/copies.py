@@ -51,6 +51,27 @@ def copies_of(tiles: Tiles, row: Int = 0, column: Int = 0) -> Copies:
     return Copies(tiles.ring, tiles.source, tiles.slots, *sizes, row, column)
 
 
+def copies_of_queries(cta: Any, i: int) -> Copies:
+    """Returns the copies of query tile i."""
+    plan = cta.plan
+    ring, slot = cta.rings.q.of(i), cta.shared.q.subview(i * plan.query_bytes // 4)
+    return Copies(ring, cta.arrays.q, slot, plan.panels(plan.head_dim), plan.panel_bytes, plan.panel)
+
+
+def await_room(cta: Any, i: int, visit: Any) -> None:
+    """Waits until the output of the tile before has left the place of query tile i, where it has none of its own."""
+    if cta.plan.output_over_query:
+        take_room(cta.rings.room.of(i), visit)
+
+
+@cute.jit
+def take_room(room: cutlass.Constexpr, visit):
+    """The hand-over of a visit but the first."""
+    if visit > 0:
+        room.wait_full(visit - 1)
+        room.arrive_empty(visit - 1)
+
+
 def copy_panel(to: Any, source: Any, at: list[Any], full: Any) -> None:
     """Copies a panel into this CTA's shared memory."""
     ptx.cp_async_bulk_tensor_shared_cta_global(to, source, at, full)

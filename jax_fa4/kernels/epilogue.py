@@ -31,9 +31,9 @@ def store(cta: cutlass.Constexpr):
 def copy_part(cta: Any, i: int, part: int, position: list[Any]) -> None:
     """Copies the panels of a part, and waits until they have been read."""
     plan = cta.plan
-    panels = plan.output_tile_bytes // plan.output_panel_bytes
+    panels = plan.output_tile_bytes // plan.panel_bytes
     for panel in range(panels):
-        source = cta.shared.out.subview((i * plan.output_pitch + panel * plan.output_panel_bytes) // 4)
+        source = cta.shared.out.subview((i * plan.output_pitch + panel * plan.panel_bytes) // 4)
         column = (part * panels + panel) * plan.output_panel
         if column < plan.value_head_dim:
             ptx.cp_async_bulk_tensor_global_shared_cta(cta.arrays.out, source, [column, 0, *position])

@@ -85,6 +85,15 @@ class Stream:
         return block * self.per_block + self.first
 
 
+def regions_of(sizes: dict[str, int]) -> tuple[Region, ...]:
+    """Returns regions of these extents, one after the other."""
+    regions, offset = [], 0
+    for name, size in sizes.items():
+        regions.append(Region(name, offset, size))
+        offset += size
+    return tuple(regions)
+
+
 def overlapping(regions: tuple[Region, ...]) -> list[tuple[str, str]]:
     """Returns the names of the pairs that share a byte or a column."""
     return [

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from jax_fa4.kernels.parts import WARP, Region, overlapping
-from jax_fa4.kernels.sm100.plan import PANEL_BYTES, REGISTERS, SHARED_CAPACITY, TMEM_COLUMNS, ForwardPlan
+from jax_fa4.kernels.plan import REGISTERS, SHARED_CAPACITY
+from jax_fa4.kernels.sm100.plan import PANEL_BYTES, TMEM_COLUMNS, ForwardPlan
 from jax_fa4.kernels.variants import forward_parameters, forward_plans
 
 PLANS = {plan.name: plan for plan in forward_plans()}

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from jax_fa4.kernels.parts import WARP, overlapping
-from jax_fa4.kernels.sm90.plan import QUERY_ROWS, REGISTERS, SHARED_CAPACITY, ForwardPlan
+from jax_fa4.kernels.plan import REGISTERS, SHARED_CAPACITY
+from jax_fa4.kernels.sm90.plan import QUERY_ROWS, ForwardPlan
 from jax_fa4.kernels.variants import HOPPER_TILES, forward_parameters, forward_plans, hopper_plans
 
 PLANS = {plan.name: plan for plan in hopper_plans()}
@@ -49,14 +50,14 @@ def test_boxes_are_what_the_rings_count_on(plan: ForwardPlan) -> None:
         assert columns * math.prod(rows) * 2 == size
         assert maps[name]["swizzle"] == f"{columns * 2}B"
     columns, *rows = maps["output"]["box"]  # type: ignore[misc]
-    assert columns * math.prod(rows) * plan.output_bytes == plan.output_panel_bytes
+    assert columns * math.prod(rows) * plan.output_bytes == plan.panel_bytes
     assert plan.values.panels * plan.value_panel == plan.value_head_dim
     assert plan.values.row_bytes == plan.value_row
 
 
 @each_plan
 def test_an_output_tile_passes_in_whole_parts(plan: ForwardPlan) -> None:
-    columns = plan.output_tile_bytes // plan.output_panel_bytes * plan.output_panel
+    columns = plan.output_tile_bytes // plan.panel_bytes * plan.output_panel
     assert plan.output_parts * columns >= plan.value_head_dim > (plan.output_parts - 1) * columns
     assert plan.output_tile_bytes <= plan.output_pitch
 

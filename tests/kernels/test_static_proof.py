@@ -12,7 +12,8 @@ import built_forward
 import pytest
 import sass
 
-from jax_fa4.kernels.sm100.plan import QUERY_TILES, REGISTERS, SHARED_CAPACITY, TILE, TMEM_COLUMNS, ForwardPlan
+from jax_fa4.kernels.plan import REGISTERS, SHARED_CAPACITY
+from jax_fa4.kernels.sm100.plan import QUERY_TILES, TILE, TMEM_COLUMNS, ForwardPlan
 from jax_fa4.kernels.variants import forward_plans
 
 needs_tools = pytest.mark.skipif(

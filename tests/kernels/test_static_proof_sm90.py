@@ -10,7 +10,8 @@ import built_forward
 import pytest
 import sass
 
-from jax_fa4.kernels.sm90.plan import REGISTERS, SHARED_CAPACITY, ForwardPlan
+from jax_fa4.kernels.plan import REGISTERS, SHARED_CAPACITY
+from jax_fa4.kernels.sm90.plan import ForwardPlan
 from jax_fa4.kernels.variants import hopper_plans
 
 pytestmark = pytest.mark.skipif(

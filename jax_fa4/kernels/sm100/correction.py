@@ -7,11 +7,12 @@ import cutlass.cute as cute
 from cutlass import Int32, Vector
 from cutlass.experimental import primitives as ptx
 
+from jax_fa4.kernels.plan import ATOM_ROWS, SWIZZLE_ROW
 from jax_fa4.kernels.rings import FULL_WARP
 from jax_fa4.kernels.row_softmax import scaled
 from jax_fa4.kernels.sm100 import tmem
 from jax_fa4.kernels.sm100.cta import Cta, row_of_thread
-from jax_fa4.kernels.sm100.plan import ATOM_ROWS, PANEL_BYTES, QUERY_TILES, SWIZZLE_ROW, TILE
+from jax_fa4.kernels.sm100.plan import PANEL_BYTES, QUERY_TILES, TILE
 
 CHUNK = 32  # columns in registers at a time
 COPY_BYTES = 16  # what the swizzle moves as one

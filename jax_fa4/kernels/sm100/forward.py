@@ -6,7 +6,6 @@ computed, the tensor core works for the other. A pair of CTAs shares keys and va
 tiles and key blocks they go through.
 """
 
-import dataclasses
 from typing import Any
 
 import cutlass
@@ -14,16 +13,18 @@ import cutlass.cute as cute
 from cutlass import Int32
 from cutlass.experimental import primitives as ptx
 
+from jax_fa4.kernels.cta import run_role, warp_index
 from jax_fa4.kernels.epilogue import store
 from jax_fa4.kernels.given import Given, TensorMap
 from jax_fa4.kernels.owners import watch
+from jax_fa4.kernels.plan import REGISTERS
 from jax_fa4.kernels.rings import initialise
 from jax_fa4.kernels.sm100.correction import correct
-from jax_fa4.kernels.sm100.cta import Cta, allocate_shared, rings_of, warp_index
+from jax_fa4.kernels.sm100.cta import Cta, allocate_shared
 from jax_fa4.kernels.sm100.load import load
 from jax_fa4.kernels.sm100.mma import multiply
-from jax_fa4.kernels.sm100.plan import CTA_ROWS, REGISTERS, TILE, TMEM_COLUMNS, ForwardPlan
-from jax_fa4.kernels.sm100.rings import group_of, rank
+from jax_fa4.kernels.sm100.plan import CTA_ROWS, TILE, TMEM_COLUMNS, ForwardPlan
+from jax_fa4.kernels.sm100.rings import group_of, open_rings
 from jax_fa4.kernels.sm100.softmax import softmax
 from jax_fa4.kernels.tile_loop import Walk
 
@@ -54,7 +55,7 @@ def run(plan: cutlass.Constexpr, walk: cutlass.Constexpr, arrays: cutlass.Conste
     """Sets the CTA up, lets each warp run its role's program, and gives tensor memory back."""
     warp = warp_index()
     shared = allocate_shared(plan)
-    rings = rings_of(plan, shared)
+    rings = open_rings(plan, shared.barriers)
     if warp == plan.role("load").first_warp and ptx.elect_sync():
         initialise(vars(rings).values())
     if cutlass.const_expr(plan.is_pair):
@@ -88,22 +89,7 @@ def run_group(cta: cutlass.Constexpr, group: cutlass.Constexpr, warp):
     if warp >= group[0].first_warp and warp < group[-1].first_warp + group[-1].warps:
         set_registers(cta.plan, group[0].registers)
         for role in group:
-            run_role(cta, role, warp)
-
-
-@cute.jit
-def run_role(cta: cutlass.Constexpr, role: cutlass.Constexpr, warp):
-    """Runs the role's program in its warps."""
-    if warp >= role.first_warp and warp < role.first_warp + role.warps:
-        PROGRAMS[role.name](dataclasses.replace(cta, walk=own_walk(cta.plan, cta.walk)))
-
-
-def own_walk(plan: ForwardPlan, walk: Walk) -> Walk:
-    """Returns the walk over this CTA's tiles. Asked for in each role: a value for all of them would be spilled."""
-    block, _, _ = cute.arch.block_idx()
-    blocks, _, _ = cute.arch.grid_dim()
-    own = rank(plan.is_pair) * CTA_ROWS
-    return dataclasses.replace(walk, first=block // plan.ctas, stride=blocks // plan.ctas, own=own)
+            run_role(cta, role, PROGRAMS[role.name], warp)
 
 
 def set_registers(plan: ForwardPlan, registers: int) -> None:

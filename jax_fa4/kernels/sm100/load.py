@@ -7,9 +7,9 @@ import cutlass.cute as cute
 from cutlass import Int32
 from cutlass.experimental import primitives as ptx
 
-from jax_fa4.kernels.copies import Copies, copies_of, copy_panel, load_tile, prefetch_maps
+from jax_fa4.kernels.copies import await_room, copies_of, copies_of_queries, copy_panel, load_tile, prefetch_maps
 from jax_fa4.kernels.sm100.cta import Cta
-from jax_fa4.kernels.sm100.plan import PANEL_BYTES, QUERY_TILES, TILE
+from jax_fa4.kernels.sm100.plan import QUERY_TILES, TILE
 from jax_fa4.kernels.sm100.rings import group_of, rank
 
 
@@ -57,27 +57,6 @@ def drain(cta: Cta, blocks: Any, tiles: Any) -> None:
     for ring, use in next_uses:
         for later in range(ring.row.slots):
             ring.wait_empty(use + later)
-
-
-def await_room(cta: Cta, i: int, visit: Any) -> None:
-    """Waits until the output of the tile before has left the place of query tile i, where it has none of its own."""
-    if cta.plan.output_over_query:
-        take_room(cta.rings.room.of(i), visit)
-
-
-@cute.jit
-def take_room(room: cutlass.Constexpr, visit):
-    """The hand-over of a visit but the first."""
-    if visit > 0:
-        room.wait_full(visit - 1)
-        room.arrive_empty(visit - 1)
-
-
-def copies_of_queries(cta: Cta, i: int) -> Copies:
-    """Returns the copies of query tile i."""
-    size = cta.plan.query_bytes
-    ring, slot = cta.rings.q.of(i), cta.shared.q.subview(i * size // 4)
-    return Copies(ring, cta.arrays.q, slot, size // PANEL_BYTES, PANEL_BYTES, cta.plan.panel)
 
 
 def copy_of_pair(to: Any, source: Any, at: list[Any], full: Any) -> None:

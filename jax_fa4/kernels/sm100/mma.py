@@ -11,8 +11,10 @@ import cutlass.cute as cute
 from cutlass import Boolean, Float32, Int32
 from cutlass.experimental import primitives as ptx
 
-from jax_fa4.kernels.sm100.cta import DTYPES, Cta
-from jax_fa4.kernels.sm100.plan import ATOM_ROWS, P_PARTS, PANEL_BYTES, QUERY_TILES, SWIZZLE_ROW, TILE
+from jax_fa4.kernels.cta import DTYPES
+from jax_fa4.kernels.plan import ATOM_ROWS, SWIZZLE_ROW
+from jax_fa4.kernels.sm100.cta import Cta
+from jax_fa4.kernels.sm100.plan import P_PARTS, PANEL_BYTES, QUERY_TILES, TILE
 from jax_fa4.kernels.sm100.rings import group_of, leads
 
 MMA_K = 16  # elements of the summed extent that one instruction takes

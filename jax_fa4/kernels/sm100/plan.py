@@ -5,50 +5,35 @@ The kernel allocates from these tables and the manifest is written from them; te
 
 import itertools
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import ClassVar
 
-from jax_fa4.kernels.parts import WARP, Region, Ring, Role, Stream, overlapping
+from jax_fa4.kernels.parts import Region, Ring, Role, Stream, overlapping, regions_of
+from jax_fa4.kernels.plan import DTYPE_BYTES, SHARED_CAPACITY, SWIZZLE_ROW, TilePlan
 from jax_fa4.kernels.tile_loop import Int
 
 TILE = 128  # rows of a query tile, and keys of a block: the largest M of one CTA's tensor core, and one TMEM lane a row
 QUERY_TILES = 2  # a CTA works on one while the tensor core works on the other
 CTA_ROWS = QUERY_TILES * TILE
-SHARED_CAPACITY = 232448  # bytes that a CTA may have, 227 KB
 TMEM_COLUMNS = 512
-REGISTERS = 65536  # of a multiprocessor
-SWIZZLE_ROW = 128  # bytes of a row in the 128-byte swizzle that tensor copies and tensor core share
-ATOM_ROWS = 8  # of that swizzle
 PANEL_BYTES = TILE * SWIZZLE_ROW  # a tile lies in shared memory as panels of 128 rows x 128 bytes
 P_PARTS = 4  # in which P is stored
 OWNER_WORDS = TILE + 4  # of a block's keys, and one for all of them
 SMALL_BYTES = 3072  # of shared memory for all but tiles
 
-DTYPE_BYTES = {"bfloat16": 2, "float16": 2}
-OUTPUT_BYTES = DTYPE_BYTES | {"float32": 4}
-KINDS = ("dense", "banded", "general")
 HEAD_DIMS = ((64, 64), (96, 96), (128, 128), (192, 128))
 
 
 @dataclass(frozen=True)
-class ForwardPlan:
-    """One variant of the forward pass.
+class ForwardPlan(TilePlan):
+    """One variant of the forward pass; see TilePlan.
 
-    kind: "dense", rows see all keys; "banded", a band of them (causal, windows); "general", all features.
-    output: dtype of the output where it is not that of the inputs.
     ctas: 2 for a pair, whose query tiles are multiplied with the same keys and values; each CTA loads half of these.
-    rescale_threshold: a row's maximum may be exceeded by so many powers of two before the accumulator is rescaled.
     head_parts: parts of P, of `P_PARTS`, that the tensor core starts with.
     polynomial: of every 16 columns the last so many take exp2 on the FMA units instead of the special function unit, by
       a polynomial of this degree.
     """
 
-    dtype: str = "bfloat16"
-    head_dim: int = 128
-    value_head_dim: int = 128
-    kind: str = "dense"
-    output: str = ""
     ctas: int = 1
-    rescale_threshold: float = 8.0
     head_parts: int = 3
     polynomial: int = 2
     degree: int = 5
@@ -56,43 +41,11 @@ class ForwardPlan:
     correction_registers: int = 80
     other_registers: int = 48
 
-    def __post_init__(self) -> None:
-        """Refuses what cannot be built, in words."""
-        if problems := self.problems():
-            raise ValueError("; ".join(problems))
-
-    @property
-    def name(self) -> str:
-        """The variant's name, which its entry begins with."""
-        heads = f"d{self.head_dim}" + (f"v{self.value_head_dim}" if self.value_head_dim != self.head_dim else "")
-        output = f"_{self.output}" if self.output else ""
-        pair = "_2cta" if self.is_pair else ""
-        return f"jax_fa4_forward_sm100_{self.dtype}_{heads}_{self.kind}{output}{pair}"
-
-    @property
-    def is_general(self) -> bool:
-        """Whether the variant has all features."""
-        return self.kind == "general"
-
-    @property
-    def query_tiles(self) -> int:
-        """Query tiles of a CTA."""
-        return QUERY_TILES
-
-    @property
-    def query_rows(self) -> int:
-        """Rows of a query tile."""
-        return TILE
-
-    @property
-    def block(self) -> int:
-        """Keys of a block."""
-        return TILE
-
-    @property
-    def output_panel_bytes(self) -> int:
-        """Shared bytes of a panel of the output."""
-        return PANEL_BYTES
+    architecture: ClassVar[str] = "sm100"
+    head_dims: ClassVar[tuple[tuple[int, int], ...]] = HEAD_DIMS
+    query_rows: ClassVar[int] = TILE
+    query_tiles: ClassVar[int] = QUERY_TILES  # type: ignore[misc]  # a number, where the base says property
+    block: ClassVar[int] = TILE  # type: ignore[misc]
 
     @property
     def is_pair(self) -> bool:
@@ -112,57 +65,9 @@ class ForwardPlan:
         )
 
     @property
-    def threads(self) -> int:
-        """Threads of a CTA."""
-        return sum(role.warps for role in self.roles) * WARP
-
-    def role(self, name: str) -> Role:
-        """Returns the role of that name."""
-        return next(role for role in self.roles if role.name == name)
-
-    @property
     def register_groups(self) -> tuple[tuple[Role, ...], ...]:
         """Neighbouring roles with as many registers: whole warpgroups, of which all warps set them at once."""
         return tuple(tuple(roles) for _, roles in itertools.groupby(self.roles, lambda role: role.registers))
-
-    @property
-    def panel(self) -> int:
-        """Columns of a panel of an input."""
-        return SWIZZLE_ROW // DTYPE_BYTES[self.dtype]
-
-    @property
-    def output_bytes(self) -> int:
-        """Bytes of an element of the output."""
-        return OUTPUT_BYTES[self.output or self.dtype]
-
-    @property
-    def output_panel(self) -> int:
-        """Columns of a panel of the output."""
-        return SWIZZLE_ROW // self.output_bytes
-
-    @property
-    def output_parts(self) -> int:
-        """Parts in which an output tile passes through its room in shared memory: as large as one of V."""
-        return self.output_bytes // DTYPE_BYTES[self.dtype]
-
-    def panels(self, columns: int) -> int:
-        """Panels of a tile with so many columns; the last may be filled in part."""
-        return -(-columns // self.panel)
-
-    @property
-    def query_bytes(self) -> int:
-        """Shared bytes of a query tile."""
-        return self.panels(self.head_dim) * PANEL_BYTES
-
-    @property
-    def output_tile_bytes(self) -> int:
-        """Shared bytes for an output tile, or a part of it."""
-        return self.panels(self.value_head_dim) * PANEL_BYTES
-
-    @property
-    def output_pitch(self) -> int:
-        """Bytes from one output tile in shared memory to the other."""
-        return self.query_bytes if self.output_over_query else self.output_tile_bytes
 
     @property
     def output_over_query(self) -> bool:
@@ -178,16 +83,6 @@ class ForwardPlan:
     def value_columns(self) -> int:
         """Columns of V that a CTA has; likewise."""
         return self.value_head_dim // self.ctas
-
-    @property
-    def value_row(self) -> int:
-        """Bytes of a row in a panel of V."""
-        return SWIZZLE_ROW
-
-    @property
-    def value_panel(self) -> int:
-        """Columns of a panel of V."""
-        return self.panel
 
     @property
     def keys(self) -> Stream:
@@ -256,16 +151,7 @@ class ForwardPlan:
         sizes |= {"factors": QUERY_TILES * TILE * 4, "inverses": QUERY_TILES * TILE * 4}
         sizes |= {"owners": OWNER_WORDS * 4} if self.is_general else {}
         sizes |= {"barriers": sum(ring.barriers for ring in self.rings) * 8, "tmem_address": 4}
-        regions, offset = [], 0
-        for name, size in sizes.items():
-            regions.append(Region(name, offset, size))
-            offset += size
-        return tuple(regions)
-
-    @property
-    def shared_bytes(self) -> int:
-        """Dynamic shared memory of a launch."""
-        return self.shared[-1].end
+        return regions_of(sizes)
 
     @property
     def tmem(self) -> tuple[Region, ...]:
@@ -281,48 +167,26 @@ class ForwardPlan:
             return QUERY_TILES * TILE + i * self.value_head_dim
         return i * TILE + {"s": 0, "p": TILE - TILE * DTYPE_BYTES[self.dtype] // 4}[name]
 
-    def manifest(self) -> dict[str, Any]:
-        """What a launch must know, as the manifest has it."""
-        return {
-            "dtype": self.dtype, "output": self.output or self.dtype, "kind": self.kind,
-            "head_dim": self.head_dim, "value_head_dim": self.value_head_dim,
-            "threads": self.threads, "shared_bytes": self.shared_bytes, "cluster": [self.ctas, 1, 1],
-            # Where one CTA can do all rows of a head, a pair would be idle by half.
-            "tile_rows": CTA_ROWS, "minimum_rows": CTA_ROWS * (self.ctas - 1),
-            # Tiles of a band take unequal times: the hardware hands them out one by one, the longest first.
-            "persistent": self.kind == "dense", "dependent": False,
-            "registers": {role.name: role.registers for role in self.roles},
-        }  # fmt: skip
-
-    def problems(self) -> list[str]:
-        """Returns every limit that the plan breaks, with its numbers."""
-        if self.dtype not in DTYPE_BYTES:
-            return [f"dtype {self.dtype!r}: one of {', '.join(DTYPE_BYTES)}"]
-        if self.output not in ("", "float32"):
-            return [f"output {self.output!r}: float32, or empty for that of the inputs"]
-        if self.kind not in KINDS:
-            return [f"kind {self.kind!r}: one of {', '.join(KINDS)}"]
-        if (self.head_dim, self.value_head_dim) not in HEAD_DIMS:
-            return [f"head_dim {self.head_dim} with values of {self.value_head_dim}: one of {HEAD_DIMS}"]
+    def unknown(self) -> list[str]:
+        """Returns what no variant is for."""
+        if found := super().unknown():
+            return found
         if self.ctas != 1 and (self.ctas, self.kind, self.value_head_dim % (2 * self.panel)) != (2, "dense", 0):
             return [f"{self.ctas} CTAs for {self.name}: 1, or 2 in dense variants, with whole panels of V in each"]
+        return []
+
+    def broken_limits(self) -> list[str]:
+        """Returns every limit that the plan breaks, with its numbers."""
         found = []
-        if self.shared_bytes > SHARED_CAPACITY:
-            found.append(f"shared memory: {self.shared_bytes} bytes of {SHARED_CAPACITY}")
         if sum(self.tile_slots.values()) < 2:
             found.append(f"{self.tile_slots} slots for keys and values: a block needs 2")
         if self.tmem[-1].end > TMEM_COLUMNS:
             found.append(f"tensor memory: {self.tmem[-1].end} columns of {TMEM_COLUMNS}")
-        found += [f"{a} and {b} overlap" for a, b in overlapping(self.shared) + overlapping(self.tmem)]
-        registers = sum(role.registers * role.warps * WARP for role in self.roles)
-        if registers > REGISTERS:
-            found.append(f"registers: {registers} of {REGISTERS}")
+        found += [f"{a} and {b} overlap" for a, b in overlapping(self.tmem)]
         if any(sum(role.warps for role in group) % 4 for group in self.register_groups):
             found.append("roles of one warpgroup have one register count")
-        if any(role.registers % 8 for role in self.roles):
-            found.append("setmaxnreg takes multiples of 8")
         if not 1 <= self.head_parts <= P_PARTS:
             found.append(f"head_parts {self.head_parts}: 1 to {P_PARTS}")
         if not 0 <= self.polynomial <= 16 or self.polynomial % 2:
             found.append(f"polynomial {self.polynomial}: an even number up to 16")
-        return found
+        return found + super().broken_limits()

@@ -8,12 +8,13 @@ import cutlass.cute as cute
 from cutlass import Int32
 from cutlass.experimental import primitives as ptx
 
+from jax_fa4.kernels.cta import warp_index
 from jax_fa4.kernels.mask import Owners, mask_general, mask_scores, visible
 from jax_fa4.kernels.rings import FULL_WARP, OpenRing
 from jax_fa4.kernels.row_softmax import Finished, add_weights, row_maximum, total_of
 from jax_fa4.kernels.rows import Row, row_of, store_log_sum_exp
 from jax_fa4.kernels.sm100 import tmem
-from jax_fa4.kernels.sm100.cta import Cta, row_of_thread, warp_index
+from jax_fa4.kernels.sm100.cta import Cta, row_of_thread
 from jax_fa4.kernels.sm100.plan import P_PARTS, TILE
 from jax_fa4.kernels.tile_loop import Tile
 

@@ -6,7 +6,7 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32, Vector
 from cutlass.experimental import primitives as ptx
 
-from jax_fa4.kernels.sm100.cta import DTYPES
+from jax_fa4.kernels.cta import DTYPES
 
 COLUMNS_LOADED = 32  # by one instruction: more would need more registers at once than a thread has at first
 LANE = 1 << 16  # in a tensor memory address

@@ -13,12 +13,12 @@ from cutlass import Float32, Int32
 from cutlass.cute.nvgpu import warpgroup
 from cutlass.experimental import primitives as ptx
 
+from jax_fa4.kernels.cta import Cta, warp_index
 from jax_fa4.kernels.mask import Owners, mask_general, mask_scores, visible
 from jax_fa4.kernels.rings import FULL_WARP
 from jax_fa4.kernels.row_softmax import Finished, add_weights, row_maximum, total_of
 from jax_fa4.kernels.rows import Row, row_of, store_log_sum_exp
 from jax_fa4.kernels.sm90 import turns
-from jax_fa4.kernels.sm90.cta import Cta, warp_index
 from jax_fa4.kernels.sm90.fragments import (
     LANES,
     ROW_PITCH,
@@ -103,30 +103,30 @@ class Blocks:
     def first(self, block: Any, key_block: Any) -> None:
         """The scores of the first block, and its weights."""
         rings = self.cta.rings
-        rings.k.wait_full(block)
+        rings.keys.wait_full(block)
         warpgroup.fence()
-        self.products.issue_scores(rings.k.slot(block))
+        self.products.issue_scores(rings.keys.slot(block))
         warpgroup.wait_group(0)
-        rings.k.arrive_empty(block)
+        rings.keys.arrive_empty(block)
         weights, _ = self.softmax(block, key_block, True)
         self.products.set_weights(weights)
 
     def next(self, block: Any, key_block: Any, masked: bool) -> None:
         """The scores of a block and the values of the one before; then the weights of this block."""
         plan, rings, products = self.cta.plan, self.cta.rings, self.products
-        rings.k.wait_full(block)
+        rings.keys.wait_full(block)
         turns.take(plan, self.i)
         warpgroup.fence()
-        products.issue_scores(rings.k.slot(block))
+        products.issue_scores(rings.keys.slot(block))
         self.await_values(block - 1)
-        products.issue_values(rings.v.slot(block - 1))
+        products.issue_values(rings.values.slot(block - 1))
         turns.give(plan, self.i)
         warpgroup.wait_group(1)
-        rings.k.arrive_empty(block)
+        rings.keys.arrive_empty(block)
         weights, factors = self.softmax(block, key_block, masked)
         rescale(products, *factors)
         warpgroup.wait_group(0)
-        rings.v.arrive_empty(block - 1)
+        rings.values.arrive_empty(block - 1)
         products.set_weights(weights)
 
     def last(self, block: Any) -> None:
@@ -134,13 +134,13 @@ class Blocks:
         rings = self.cta.rings
         self.await_values(block)
         warpgroup.fence()
-        self.products.issue_values(rings.v.slot(block))
+        self.products.issue_values(rings.values.slot(block))
         warpgroup.wait_group(0)
-        rings.v.arrive_empty(block)
+        rings.values.arrive_empty(block)
 
     def await_values(self, block: Any) -> None:
         """Waits for the values of a block, without padding where there may be some."""
-        self.cta.rings.v.wait_full(block)
+        self.cta.rings.values.wait_full(block)
         if self.cta.rings.clean is not None:
             self.cta.rings.clean.wait_full(block)
 

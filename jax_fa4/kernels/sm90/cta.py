@@ -1,21 +1,15 @@
-"""What the roles of a CTA share: its plan, its memory, the kernel's parameters, and the walk over tiles."""
+"""What the roles of a Hopper CTA share: its memory and its rings."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import cutlass
-import cutlass.cute as cute
-from cutlass import BFloat16, Float16, Float32, Int32, Int64
+from cutlass import Int32, Int64
 
-from jax_fa4.kernels.copies import Tiles
-from jax_fa4.kernels.given import Arrays, Scores
+from jax_fa4.kernels.cta import SHARED
 from jax_fa4.kernels.rings import OpenRing, open_rows
-from jax_fa4.kernels.row_softmax import RowSoftmax
 from jax_fa4.kernels.sm90.plan import ForwardPlan
-from jax_fa4.kernels.tile_loop import Walk
 
-DTYPES = {"bfloat16": BFloat16, "float16": Float16}
-SHARED = cutlass.AddressSpace.smem
 TILES = ("q", "k", "v", "out")
 
 
@@ -36,44 +30,13 @@ class Rings:
     """All rings of the plan."""
 
     q: OpenRing
-    k: OpenRing
-    v: OpenRing
+    keys: OpenRing
+    values: OpenRing
     out: OpenRing
     # Those that some plans have not.
     room: Any = None
     owners: Any = None
     clean: Any = None
-
-
-@dataclass(frozen=True)
-class Cta:
-    """Everything that a role's program reads."""
-
-    plan: ForwardPlan
-    shared: Shared
-    rings: Rings
-    arrays: Arrays
-    walk: Walk
-    scores: Scores
-
-    @property
-    def softmax(self) -> RowSoftmax:
-        """How a row's softmax is done; where there are logits of a row's own, these are in units of log2(e).
-
-        No polynomials: while the special function unit does a block's exponentials, the tensor core does half a block.
-        """
-        scale = Float32(1.0) if self.plan.is_general else self.scores.scale_log2
-        return RowSoftmax(scale, self.plan.rescale_threshold, polynomial=0, degree=0)
-
-    @property
-    def keys(self) -> Tiles:
-        """The tiles of K."""
-        return Tiles(self.plan.keys, self.rings.k, self.shared.k, self.arrays.k)
-
-    @property
-    def values(self) -> Tiles:
-        """The tiles of V."""
-        return Tiles(self.plan.values, self.rings.v, self.shared.v, self.arrays.v)
 
 
 def allocate_shared(plan: ForwardPlan) -> Shared:
@@ -89,9 +52,5 @@ def allocate_shared(plan: ForwardPlan) -> Shared:
 
 def rings_of(plan: ForwardPlan, shared: Shared) -> Rings:
     """Opens the plan's rings."""
-    return Rings(**open_rows(plan.rings, shared.barriers))
-
-
-def warp_index() -> Any:
-    """Returns the warp's number in the CTA."""
-    return cute.arch.make_warp_uniform(cute.arch.warp_idx())
+    rings = open_rows(plan.rings, shared.barriers)
+    return Rings(keys=rings.pop("k"), values=rings.pop("v"), **rings)

@@ -5,19 +5,19 @@ which, how they hand over (its rings) and where things lie (its map); the walk s
 through.
 """
 
-import dataclasses
 from typing import Any
 
 import cutlass
 import cutlass.cute as cute
 from cutlass.experimental import primitives as ptx
 
+from jax_fa4.kernels.cta import Cta, run_role, warp_index
 from jax_fa4.kernels.epilogue import store
 from jax_fa4.kernels.given import Given, TensorMap
 from jax_fa4.kernels.owners import watch
 from jax_fa4.kernels.rings import initialise
 from jax_fa4.kernels.sm90.attend import attend
-from jax_fa4.kernels.sm90.cta import Cta, allocate_shared, rings_of, warp_index
+from jax_fa4.kernels.sm90.cta import allocate_shared, rings_of
 from jax_fa4.kernels.sm90.load import load
 from jax_fa4.kernels.sm90.plan import WARPGROUP
 from jax_fa4.kernels.tile_loop import Walk
@@ -48,7 +48,7 @@ def run(plan: cutlass.Constexpr, walk: cutlass.Constexpr, arrays: cutlass.Conste
     cta = Cta(plan, shared, rings, arrays, walk, scores)
     if warp < WARPGROUP * plan.query_tiles:
         cute.arch.setmaxregister_increase(plan.registers[0])
-        run_role(cta, plan.role("attend"), warp)
+        run_role(cta, plan.role("attend"), attend, warp)
     else:
         cute.arch.setmaxregister_decrease(plan.registers[1])
         run_others(cta, warp)
@@ -58,18 +58,4 @@ def run_others(cta: Cta, warp: Any) -> None:
     """Runs the programs of the warpgroup that does not multiply."""
     for role in cta.plan.roles:
         if role.name not in ("attend", "idle"):
-            run_role(cta, role, warp)
-
-
-@cute.jit
-def run_role(cta: cutlass.Constexpr, role: cutlass.Constexpr, warp):
-    """Runs the role's program in its warps."""
-    if warp >= role.first_warp and warp < role.first_warp + role.warps:
-        PROGRAMS[role.name](dataclasses.replace(cta, walk=own_walk(cta.walk)))
-
-
-def own_walk(walk: Walk) -> Walk:
-    """Returns the walk over this CTA's tiles. Asked for in each role: a value for all of them would be spilled."""
-    block, _, _ = cute.arch.block_idx()
-    blocks, _, _ = cute.arch.grid_dim()
-    return dataclasses.replace(walk, first=block, stride=blocks)
+            run_role(cta, role, PROGRAMS[role.name], warp)

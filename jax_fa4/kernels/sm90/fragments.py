@@ -10,9 +10,9 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32, Vector
 from cutlass.experimental import primitives as ptx
 
+from jax_fa4.kernels.cta import DTYPES
 from jax_fa4.kernels.mask import Columns
 from jax_fa4.kernels.parts import WARP
-from jax_fa4.kernels.sm90.cta import DTYPES
 from jax_fa4.kernels.sm90.plan import WARPGROUP
 from jax_fa4.kernels.tile_loop import Int, lesser
 

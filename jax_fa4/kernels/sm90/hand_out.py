@@ -7,11 +7,12 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32, Vector
 from cutlass.experimental import primitives as ptx
 
+from jax_fa4.kernels.cta import Cta
 from jax_fa4.kernels.parts import WARP
+from jax_fa4.kernels.plan import SWIZZLE_ROW
 from jax_fa4.kernels.rings import FULL_WARP
-from jax_fa4.kernels.sm90.cta import Cta
 from jax_fa4.kernels.sm90.fragments import LANES, ROUND, ROW_PITCH, ROWS, row_of_thread, word_of_pair
-from jax_fa4.kernels.sm90.plan import SWIZZLE_ROW, WARPGROUP
+from jax_fa4.kernels.sm90.plan import WARPGROUP
 from jax_fa4.kernels.sm90.products import Products
 
 FIRST_BARRIER = 4  # of the warpgroups; those of turns.py are below
@@ -22,7 +23,7 @@ def hand_out(cta: Cta, i: Any, products: Products, visit: Any, inverses: list[An
     """Gives warpgroup i's output tile, part by part, to the epilogue."""
     plan = cta.plan
     ring = cta.rings.out.of(i)
-    columns = plan.output_tile_bytes // plan.output_panel_bytes * plan.output_panel
+    columns = plan.output_tile_bytes // plan.panel_bytes * plan.output_panel
     rows = [products.row(products.output, r) for r in range(ROWS)]
     words = words_of_thread(cta, i)
     if plan.output_over_query:
@@ -37,7 +38,7 @@ def hand_out(cta: Cta, i: Any, products: Products, visit: Any, inverses: list[An
                 first = (part * columns + column) // LANES
                 # What fills the last panel is written nowhere.
                 pair = rows[r][first : first + 2] or [Float32(0.0)] * 2
-                further = panel * plan.output_panel_bytes + r * ROW_PITCH * SWIZZLE_ROW
+                further = panel * plan.panel_bytes + r * ROW_PITCH * SWIZZLE_ROW
                 store_pair(cta, words[within], further // 4, [value * inverses[r] for value in pair])
         ptx.fence_proxy("async_shared", space="cta")
         ptx.bar_warp_sync(FULL_WARP)

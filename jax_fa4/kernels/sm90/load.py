@@ -1,14 +1,11 @@
 """The load role: tensor copies of the query tiles, and of keys and values block by block, ahead of the tensor core."""
 
-from typing import Any
-
 import cutlass
 import cutlass.cute as cute
 from cutlass import Int32
 from cutlass.experimental import primitives as ptx
 
-from jax_fa4.kernels.copies import Copies, copies_of, load_tile, prefetch_maps
-from jax_fa4.kernels.sm90.cta import Cta
+from jax_fa4.kernels.copies import await_room, copies_of, copies_of_queries, load_tile, prefetch_maps
 
 
 @cute.jit
@@ -40,25 +37,3 @@ def load(cta: cutlass.Constexpr):
             load_tile(values, block + last, [head, loop.key_block(last) * plan.block, tile.batch])
             block += loop.count
             tile_number += 1
-
-
-def await_room(cta: Cta, i: int, visit: Any) -> None:
-    """Waits until the output of the tile before has left the place of query tile i, where it has none of its own."""
-    if cta.plan.output_over_query:
-        take_room(cta.rings.room.of(i), visit)
-
-
-@cute.jit
-def take_room(room: cutlass.Constexpr, visit):
-    """The hand-over of a visit but the first."""
-    if visit > 0:
-        room.wait_full(visit - 1)
-        room.arrive_empty(visit - 1)
-
-
-def copies_of_queries(cta: Cta, i: int) -> Copies:
-    """Returns the copies of query tile i."""
-    plan = cta.plan
-    ring, slot = cta.rings.q.of(i), cta.shared.q.subview(i * plan.query_bytes // 4)
-    panels = plan.panels(plan.head_dim)
-    return Copies(ring, cta.arrays.q, slot, panels, plan.query_bytes // panels, plan.panel)

@@ -11,9 +11,10 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32
 from cutlass.cute.nvgpu import OperandMajorMode, warpgroup
 
-from jax_fa4.kernels.sm90.cta import DTYPES, Cta
+from jax_fa4.kernels.cta import DTYPES, Cta
+from jax_fa4.kernels.plan import SWIZZLE_ROW
 from jax_fa4.kernels.sm90.fragments import ROWS, word_of_pair
-from jax_fa4.kernels.sm90.plan import QUERY_ROWS, SWIZZLE_ROW
+from jax_fa4.kernels.sm90.plan import QUERY_ROWS
 
 MMA_K = 16  # elements of the summed extent that one instruction takes
 
