@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import dsl_build
+import pytest
 from dsl_build import available
 
-__all__ = ["ARCHITECTURES", "SOURCES", "available", "built", "folder_of"]
+__all__ = ["ARCHITECTURES", "EACH_ARCHITECTURE", "SOURCES", "available", "built", "folder_of"]
 
 ARCHITECTURES = ("sm_100a", "sm_90a")
+# Quick tests compile Blackwell's alone.
+EACH_ARCHITECTURE = ("sm_100a", pytest.param("sm_90a", marks=pytest.mark.slow))
 
 SOURCES = Path(__file__).parents[1] / "jax_fa4" / "kernels"
 CACHE = dsl_build.BUILD / "kernels" / "cache"  # of variants, for whatever folder

@@ -60,6 +60,7 @@ def test_what_a_full_run_measures() -> None:
     assert {case.group for case in quick} == {cases.LENGTHS, cases.GROUPED, cases.WINDOWS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [cases.FULL, cases.CAUSAL, cases.WINDOW])
 def test_programs_that_run_here_are_right(mask: str) -> None:
     case = dataclasses.replace(TINY, mask=mask, window=9 if mask == cases.WINDOW else None)
@@ -90,6 +91,7 @@ def test_a_peer_that_is_wrong_or_fails_is_left_out_with_words(monkeypatch: pytes
     assert absent[cases.TORCH_CUDNN] == "failed: ValueError: no engine / found"
 
 
+@pytest.mark.slow
 def test_peers_that_are_not_installed_here_are_called_as_they_want(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand-ins that take only what those packages take, by the names that they have for it."""
 

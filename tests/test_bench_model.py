@@ -45,6 +45,7 @@ def roles(folder: Path) -> dict[str, units.Roles]:
     return {name: units.roles_of(machine_code.Program(code)) for name, code in text.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLANS)
 def test_counts_agree_with_arithmetic(roles: dict[str, units.Roles], name: str) -> None:
     plan = PLANS[name]

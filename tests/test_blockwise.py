@@ -161,6 +161,7 @@ def test_blockwise_is_reference_is_row_by_row(case: str) -> None:
     assert all(np.any(gradient) for gradient in gradients.values())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
 def test_second_derivatives_in_both_modes() -> None:
     spec, operands = AttentionSpec(0.6, window=(None, 0)), _operands(("sinks", "bias", "query_offset"))
@@ -196,6 +197,7 @@ def test_empty_rows_are_zero_with_zero_derivatives(attention) -> None:
     np.testing.assert_array_equal(log_sum_exp[1, :, :4], np.repeat(sinks[0][:, None], 4, axis=1))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
 def test_hessian_is_finite_and_that_of_reference() -> None:
     operands = _operands(("query_offset", "sinks", "alibi_slopes", "key_value_seq_lengths"))
@@ -342,6 +344,7 @@ def test_tiles_that_no_query_sees_are_not_computed(monkeypatch, spec: AttentionS
     assert len(computed) == tiles
 
 
+@pytest.mark.slow
 def test_memory_of_gradients_is_linear(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blockwise, "BLOCK_QUERIES", 64)
     monkeypatch.setattr(blockwise, "BLOCK_KEYS", 64)

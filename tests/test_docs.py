@@ -17,7 +17,12 @@ def pages() -> list[pathlib.Path]:
     return [page for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))) if BLOCK.search(page.read_text())]
 
 
-@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def of_a_test(page: pathlib.Path) -> Any:
+    """All but the first page that users read are left to the whole run."""
+    return pytest.param(page, id=page.name, marks=() if page.name == "README.md" else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("page", map(of_a_test, pages()))
 def test_code_of_a_page_runs(page: pathlib.Path) -> None:
     text = page.read_text()
     namespace: dict[str, Any] = {"__name__": page.stem}

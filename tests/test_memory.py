@@ -165,6 +165,7 @@ def assert_linear(lengths: tuple[int, ...], grown: list[int]) -> None:
     assert most - medium <= slope * (last - middle) + NOISE, dict(zip(lengths, grown, strict=True))
 
 
+@pytest.mark.slow
 def test_process_grows_linearly(fresh_process: Any) -> None:
     lengths = (1024, 2048, 4096)
     assert_linear(lengths, fresh_process(growth, "cpu", lengths))

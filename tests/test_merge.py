@@ -73,6 +73,7 @@ def test_halves_join_into_the_whole(with_sinks: bool) -> None:
     jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, **ROUNDING), gradients, expected_gradients)
 
 
+@pytest.mark.slow
 def test_second_derivatives_in_both_modes() -> None:
     shape = (2, 3, 2)
     arguments = (_normal(0, *shape, 4), _normal(1, *shape), _normal(2, *shape, 4), _normal(3, *shape))

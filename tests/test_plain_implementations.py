@@ -90,6 +90,7 @@ def asked_of(case: Case, names: tuple[str, ...] = DIFFERENTIABLE) -> Arrays:
     return {name: jnp.asarray(array) for name, array in case.arrays().items() if name in names}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", ["blockwise", "reference"])
 def test_forward_mode_is_reverse_mode_of_the_kernel(implementation: str) -> None:
     with precision_of(TINY):
@@ -107,6 +108,7 @@ def test_forward_mode_is_reverse_mode_of_the_kernel(implementation: str) -> None
         np.testing.assert_allclose(of_sinks, gradient["sinks"], **ROUNDING)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", ["blockwise", pytest.param("reference", marks=pytest.mark.slow)])
 def test_hessian_is_reverse_over_reverse_of_the_kernel(implementation: str) -> None:
     with precision_of(TINY):

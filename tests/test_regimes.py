@@ -130,6 +130,7 @@ def assert_close(actual: Any, expected: Any) -> None:
     jax.tree.map(check, actual, expected)
 
 
+@pytest.mark.slow
 @AXIS_TYPES
 @pytest.mark.parametrize("name", CASES)
 def test_gradients_in_a_mesh(name: str, axis_type: AxisType) -> None:
@@ -261,6 +262,7 @@ def test_vmap_with_spmd_axis_name_over_shard_map() -> None:
     assert not collective_bytes(compiled)
 
 
+@pytest.mark.slow
 @AXIS_TYPES
 @pytest.mark.parametrize("implementation", ["blockwise", "reference"])
 def test_other_implementations(axis_type: AxisType, implementation: str) -> None:

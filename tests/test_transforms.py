@@ -231,6 +231,7 @@ def test_jacobian_in_reverse_mode_maps_cotangents_alone(implementation: Any) -> 
     assert_trees_close(actual, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("query", "key", "value"), ("query", "bias", "sinks", "alibi_slopes")])
 def test_second_order_in_reverse_mode(names: tuple[str, ...]) -> None:
     with jax.enable_x64(True):
@@ -244,6 +245,7 @@ def test_second_order_in_reverse_mode(names: tuple[str, ...]) -> None:
         check_grads(jax.jit(both), (asked,), order=2, modes=["rev"])
 
 
+@pytest.mark.slow
 def test_second_order_equals_the_reference() -> None:
     floats, others = split(arrays())
 
@@ -254,6 +256,7 @@ def test_second_order_equals_the_reference() -> None:
     assert_trees_close(penalty(None)(floats), penalty("reference")(floats))
 
 
+@pytest.mark.slow
 def test_vmap_of_second_order() -> None:
     floats, others = split(arrays())
     batch = {name: jnp.stack([array, array * 0.5]) for name, array in floats.items()}

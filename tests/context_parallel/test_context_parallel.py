@@ -54,6 +54,7 @@ def check(case: Case, **options: Any) -> None:
     tolerance.assert_backward(arrays, case.arguments(), *cotangents, gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "layout"),
     [("ring", "contiguous"), ("ring", "zigzag"), ("all_gather", "zigzag"), ("ulysses", "zigzag")],

@@ -60,6 +60,7 @@ def in_zigzag(given: Arrays, back: bool = False) -> Arrays:
     return {name: move(array, 4) if array.ndim > 1 else array for name, array in given.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check_vma", [True, False])
 @pytest.mark.parametrize("strategy", ["ring", "all_gather", "ulysses"])
 def test_gradients_outside_shard_map(strategy: Any, check_vma: bool) -> None:
@@ -103,6 +104,7 @@ MESHES: dict[str, tuple[tuple[int, ...], tuple[str, ...], dict[str, Any]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sizes", "names", "options"), MESHES.values(), ids=MESHES)
 def test_ring_on_larger_meshes(sizes: Any, names: Any, options: Any) -> None:
     window = {name: value for name, value in options.items() if name == "local_window_size"}

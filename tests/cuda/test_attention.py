@@ -78,8 +78,11 @@ def the_gpu(request: pytest.FixtureRequest) -> Iterator[Gpu]:
 
 
 @pytest.fixture(autouse=True)
-def compiled_kernels(monkeypatch: pytest.MonkeyPatch, both_architectures: Path) -> None:
-    monkeypatch.setenv("JAX_FA4_KERNELS", str(both_architectures))
+def compiled_kernels(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Those of both architectures in the whole run; quick tests compile Blackwell's alone."""
+    is_slow = request.node.get_closest_marker("slow") is not None
+    folder = request.getfixturevalue("both_architectures") if is_slow else built_forward.built("sm_100a")
+    monkeypatch.setenv("JAX_FA4_KERNELS", str(folder))
 
 
 def simulated(*arrays: Any, **options: Any) -> Any:
@@ -115,10 +118,23 @@ def test_features(case: Case, simulated_driver: Any, gpu: Gpu) -> None:
     check(case, simulated_driver, gpu)
 
 
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.mark.slow
+@on_blackwell
 @pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: f"{sizes[0]}x{sizes[1]}")
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_sizes(kind: str, sizes: tuple[int, int], simulated_driver: Any, gpu: Gpu) -> None:
     """Sizes around the edges of tiles, queries and keys not alike."""
+    check(of_size(kind, sizes), simulated_driver, gpu)
+
+
+@on_hopper
+@pytest.mark.parametrize("sizes", SIZES[::2], ids=lambda sizes: f"{sizes[0]}x{sizes[1]}")
+@each_kind
+def test_sizes_on_hopper(kind: str, sizes: tuple[int, int], simulated_driver: Any, gpu: Gpu) -> None:
+    """Every second one: a real GPU has them all."""
     check(of_size(kind, sizes), simulated_driver, gpu)
 
 
@@ -146,6 +162,7 @@ def test_widest_heads(kind: str, heads: tuple[int, int], dtype: str, simulated_d
     check(case, simulated_driver, gpu, f"{dtype}_d256")
 
 
+@pytest.mark.slow
 @on_blackwell
 def test_what_only_another_gpu_has_says_so(simulated_driver: Any, gpu: Gpu) -> None:
     simulated_driver.must_launch = False

@@ -16,6 +16,12 @@ sys.path.extend([str(Path(__file__).parents[2] / folder) for folder in ("tests/c
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """What is tried in the simulator is left to the whole run."""
+    if not item.get_closest_marker("gpu"):
+        item.add_marker(pytest.mark.slow)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """One reason from one line, so that a run without a GPU says it once."""
     if item.get_closest_marker("gpu"):

@@ -51,6 +51,7 @@ def once(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_bytes_do_not_depend_on_where_or_when(once: Path, tmp_path: Path) -> None:
     sources = built_forward.SOURCES.parent
@@ -98,6 +99,7 @@ def test_a_changed_source_is_compiled(source: str, counts: bool, monkeypatch: py
     assert (build.cache_key(plan, job) != before) == counts
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_hopper_by_the_same_command_from_an_installed_package(tmp_path: Path) -> None:
     name = hopper_plans()[0].name
@@ -128,6 +130,7 @@ def test_what_is_no_variant_any_more_does_not_stay(package: Path, once: Path, tm
     assert set(contents(tmp_path)) == {f"{NAME}.cubin", f"{NAME}.ptx", "manifest.json"}
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_family_has_all_that_the_kernels_use(package: Path, once: Path, tmp_path: Path) -> None:
     """What is shipped for the family of sm_100 is the program that tests execute as sm_100a's."""

@@ -194,6 +194,7 @@ def hopper() -> DryKernel:
 HOPPER = {plan.name: plan for plan in hopper_plans() if plan.dtype == "bfloat16"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", HOPPER.values(), ids=HOPPER)
 def test_nobody_waits_for_ever_or_is_overrun_on_hopper(hopper: DryKernel, plan: Any) -> None:
     for launch in [*CASES, *random_launches(8)]:

@@ -27,7 +27,7 @@ each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHE
 PLANS = {plan.name: plan for plan in (*forward_plans(), *hopper_plans())}
 
 
-@pytest.fixture(scope="module", params=built_forward.ARCHITECTURES)
+@pytest.fixture(scope="module", params=built_forward.EACH_ARCHITECTURE)
 def variants(request: pytest.FixtureRequest) -> dict[str, Variant]:
     return read_variants(built_forward.built(request.param))
 
@@ -156,6 +156,7 @@ def test_same_bits_every_time_and_for_every_schedule(variants: dict[str, Variant
     assert (results[0] == results[1]).all() and (results[0] == results[2]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_waits_follow_a_running_parity(plan: Plan) -> None:
     """A parity that tracing took for a constant would wait for the first lap of a ring for ever, or not at all."""

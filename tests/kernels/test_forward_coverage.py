@@ -14,9 +14,12 @@ from forward_launch import Launch, Variant, launch_of, read_variants
 
 from jax_fa4.kernels.variants import Plan, forward_plans, hopper_plans
 
-pytestmark = pytest.mark.skipif(
-    not built_forward.available(), reason="nvidia-cutlass-dsl, which compiles the kernels, is not installed"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not built_forward.available(), reason="nvidia-cutlass-dsl, which compiles the kernels, is not installed"
+    ),
+]
 
 PLAIN = Case("bfloat16", batch=1, query_length=300, key_length=1100, query_heads=2, key_value_heads=1, head_dim=128)
 # Full and cut blocks, empty tiles, rows that are rescaled, tiles one after the other in a CTA, rings that wrap.

@@ -44,7 +44,7 @@ def variants_for(arch: str) -> dict[str, Variant]:
     return {re.sub(r"jax_fa4_forward_sm\d+_", "", name): variant for name, variant in found.items()}
 
 
-@pytest.fixture(scope="module", params=built_forward.ARCHITECTURES)
+@pytest.fixture(scope="module", params=built_forward.EACH_ARCHITECTURE)
 def variants(request: pytest.FixtureRequest) -> dict[str, Variant]:
     return variants_for(request.param)
 

@@ -58,7 +58,7 @@ def folder() -> Path:
 
 
 # For a module, so that the tests of a variant follow each other and it is disassembled once.
-@pytest.fixture(scope="module", params=PLANS)
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in PLANS])
 def made(request: pytest.FixtureRequest, folder: Path) -> Made:
     cubin = folder / f"{request.param}.cubin"
     return Made(PLANS[request.param], cubin, sass.disassemble(cubin))

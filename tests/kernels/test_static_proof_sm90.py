@@ -14,10 +14,13 @@ from jax_fa4.kernels.plan import REGISTERS, SHARED_CAPACITY
 from jax_fa4.kernels.sm90.plan import ForwardPlan
 from jax_fa4.kernels.variants import hopper_plans
 
-pytestmark = pytest.mark.skipif(
-    not (built_forward.available() and sass.available()),
-    reason="nvidia-cutlass-dsl and nvidia-cuda-nvdisasm, which compile and disassemble kernels, exist for Linux alone",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (built_forward.available() and sass.available()),
+        reason="nvidia-cutlass-dsl and nvidia-cuda-nvdisasm, which compile and disassemble, exist for Linux alone",
+    ),
+]
 
 PLANS = {plan.name: plan for plan in hopper_plans()}
 MOST_BYTES = 4_000_000  # in a wheel

@@ -20,7 +20,7 @@ from jax_fa4.rules.sharding.layout import Cut, Devices, Layout, Tiling
 
 try:
     from jax._src import xla_bridge
-    from jax._src.lib import xla_client  # type: ignore[attr-defined]
+    from jax._src.lib import xla_client  # type: ignore[attr-defined]  # its stubs do not export it
 
     HloSharding, OpSharding = xla_client.HloSharding, xla_client.OpSharding
     _register = xla_client.register_custom_call_partitioner
