@@ -148,6 +148,7 @@ def _assert_close(one, two, **tolerance) -> None:
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), one, two)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("case", CASES)
 def test_blockwise_is_reference_is_row_by_row(case: str) -> None:

@@ -22,7 +22,7 @@ def of_a_test(page: pathlib.Path) -> Any:
     return pytest.param(page, id=page.name, marks=() if page.name == "README.md" else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("page", map(of_a_test, pages()))
+@pytest.mark.parametrize("page", [of_a_test(page) for page in pages()])
 def test_code_of_a_page_runs(page: pathlib.Path) -> None:
     text = page.read_text()
     namespace: dict[str, Any] = {"__name__": page.stem}

@@ -145,6 +145,7 @@ def test_equal_options_are_one_static_argument() -> None:
     assert hash(AttentionFn(local_window_size=(3, 0))) == hash(AttentionFn(local_window_size=(3, 0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [(), (2,), (2, 3), (2, 1, 3)])
 @pytest.mark.parametrize("shape", ["full", "heads shared", "batch shared", "batch axes left out", "one axis varies"])
 def test_any_number_of_batch_axes_with_bias_and_mask(batch: tuple[int, ...], shape: str) -> None:

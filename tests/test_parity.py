@@ -139,6 +139,7 @@ def check(parity: Parity, dtype: str, attention: Callable[..., Any], computing_d
     tolerance.assert_close("log-sum-exp", log_sum_exp, exact, exact, dtype=case.array_dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parity", PARITIES, ids=lambda parity: parity.id)
 def test_jax_means_what_the_oracle_means(parity: Parity) -> None:
     """Computing in float32 with arrays of bfloat16: in bfloat16 it rounds more often than the naive evaluation does."""

@@ -173,6 +173,7 @@ def _over_keys(attention: Call, arrays: Arrays, start: int, stop: int) -> Any:
     return attention(**part)
 
 
+@pytest.mark.slow
 @properties
 @given(
     case=cases(key_length=130, **OWN_OFFSET),

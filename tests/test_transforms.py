@@ -217,6 +217,7 @@ def test_scan_over_layers() -> None:
     assert_trees_close(jax.jit(jax.grad(scanned))(layers, x), jax.jit(jax.grad(unrolled))(layers, x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", [None, ("cuda", "blockwise")])
 def test_jacobian_in_reverse_mode_maps_cotangents_alone(implementation: Any) -> None:
     floats, others = split(arrays())

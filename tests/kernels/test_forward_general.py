@@ -82,6 +82,7 @@ def test_offsets_of_a_band(variants: dict[str, Variant], ctas: int | None, sched
 WIDE = dataclasses.replace(PLAIN, head_dim=192, value_head_dim=128)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 @pytest.mark.parametrize(("kind", "case"), [
     ("dense", WIDE),

@@ -85,6 +85,7 @@ def _run(simulate: Callable[..., Any], twin: Twin, text: str, draw: random.Rando
     return "reports" if result.reports else "clean"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(16))
 def test_changed_words(simulate: Callable[..., Any], seed: int) -> None:
     draw = random.Random(seed)

@@ -21,6 +21,7 @@ SYNCHRONISED = [pytest.param(launch, arch, id=f"{arch}-{launch.name}")
                 if launch.name != "add_scaled"]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("launch", "arch"), SYNCHRONISED)
 def test_every_mutant_is_caught_or_explained(launch: Launch, arch: str) -> None:
     case = launch.case(arch)
