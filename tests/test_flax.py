@@ -96,6 +96,7 @@ def linen_value_and_gradients(function: Any, call: dict[str, Any]) -> Any:
     return run(parameters, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "num_kv_heads"), [*((name, HEADS) for name in masks(nnx)), ("both", 2), ("none", 1)])
 def test_nnx_layer_and_its_gradients(name: str, num_kv_heads: int) -> None:
     call = {"mask": masks(nnx)[name]}

@@ -28,7 +28,10 @@ def check(case: Case, implementation: str | None = None) -> None:
     tolerance.assert_backward(arrays, arguments, *case.cotangents(), gradients)
 
 
-@pytest.mark.parametrize("case", FORWARD_AND_BACKWARD, ids=lambda case: case.id)
+ALL = [pytest.param(case, marks=() if case in QUICK else pytest.mark.slow) for case in FORWARD_AND_BACKWARD]
+
+
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)
 def test_results_and_gradients(case: Case) -> None:
     check(case)
 

@@ -113,7 +113,13 @@ on_blackwell = pytest.mark.parametrize("gpu", [BLACKWELL], ids=lambda gpu: gpu.k
 on_hopper = pytest.mark.parametrize("gpu", [HOPPER], ids=lambda gpu: gpu.key, indirect=True)
 
 
-@pytest.mark.parametrize("case", FEATURES.values(), ids=FEATURES)
+# Quick tests have every third.
+ALL_FEATURES = [
+    pytest.param(case, marks=() if i % 3 == 0 else pytest.mark.slow) for i, case in enumerate(FEATURES.values())
+]
+
+
+@pytest.mark.parametrize("case", ALL_FEATURES, ids=lambda case: case.id)
 def test_features(case: Case, simulated_driver: Any, gpu: Gpu) -> None:
     check(case, simulated_driver, gpu)
 
@@ -138,6 +144,7 @@ def test_sizes_on_hopper(kind: str, sizes: tuple[int, int], simulated_driver: An
     check(of_size(kind, sizes), simulated_driver, gpu)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_grouped_heads(group: int, is_causal: bool, simulated_driver: Any, gpu: Gpu) -> None:
@@ -145,6 +152,7 @@ def test_grouped_heads(group: int, is_causal: bool, simulated_driver: Any, gpu: 
     check(grouped(group, is_causal), simulated_driver, gpu)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("heads", HEADS, ids=str)
 @pytest.mark.parametrize("kind", ["dense", "general"])

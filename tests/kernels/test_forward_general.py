@@ -102,6 +102,7 @@ def test_wide_queries(
 WIDEST = dataclasses.replace(PLAIN, head_dim=256, value_head_dim=256)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "case"), [
     ("dense", dataclasses.replace(WIDEST, key_length=500, growing_logits=True)),
     ("dense", dataclasses.replace(WIDEST, head_dim=200, value_head_dim=248)),
