@@ -131,7 +131,7 @@ def write_docs(found: Found) -> None:
 
 def main() -> None:
     options = command.parser_of(
-        __doc__, "a few cases, in few rounds, under a minute", "decode/*-t1-*", PAGE
+        __doc__, "a few cases, in few rounds: about a minute", "decode/*-t1-*", PAGE
     ).parse_args()
     if options.list:
         print("\n".join(names_of_cases()))

@@ -109,7 +109,7 @@ def test_forward_mode_is_reverse_mode_of_the_kernel(implementation: str) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("implementation", ["blockwise", pytest.param("reference", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("implementation", ["blockwise", "reference"])
 def test_hessian_is_reverse_over_reverse_of_the_kernel(implementation: str) -> None:
     with precision_of(TINY):
         primals = asked_of(TINY, ("query", "sinks"))

@@ -36,6 +36,20 @@ MORE = (
     ("all_gather", "zigzag", Case("float16", **SMALL, window=(70, 3), sinks=True, alibi=True)),
     # One key for each query: probabilities are 1, and nothing hides in a sum.
     ("ring", "contiguous", Case(query_length=256, key_length=256, is_causal=True, window=(0, None), key_value_heads=4)),
+    # The same with few rows on a device, which decoding adds up in an order of its own.
+    (
+        "ring",
+        "contiguous",
+        Case(
+            batch=8,
+            query_length=64,
+            key_length=64,
+            query_heads=8,
+            key_value_heads=8,
+            is_causal=True,
+            window=(0, None),
+        ),
+    ),
     ("ulysses", "zigzag", Case(query_length=8, key_length=64, query_heads=8, key_value_heads=4, is_causal=True)),
     ("ulysses", "contiguous", Case("bfloat16", **SMALL, query_heads=8, key_value_heads=1, sinks=True)),
 )

@@ -44,8 +44,16 @@ class ForwardPlan(TilePlan):
     architecture: ClassVar[str] = "sm100"
     head_dims: ClassVar[tuple[tuple[int, int], ...]] = HEAD_DIMS
     query_rows: ClassVar[int] = TILE
-    query_tiles: ClassVar[int] = QUERY_TILES  # type: ignore[misc]  # a number, where the base says property
-    block: ClassVar[int] = TILE  # type: ignore[misc]
+
+    @property
+    def query_tiles(self) -> int:
+        """Query tiles of a CTA."""
+        return QUERY_TILES
+
+    @property
+    def block(self) -> int:
+        """Keys of a block."""
+        return TILE
 
     @property
     def is_pair(self) -> bool:
