@@ -116,6 +116,7 @@ def test_nnx_layer_called_with_is_causal(name: str) -> None:
     assert_equal_up_to_reordering(ours, flaxs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", masks(linen))
 def test_linen_layer_and_its_gradients(name: str) -> None:
     call = {"mask": masks(linen)[name]}

@@ -170,6 +170,7 @@ def test_gradients_inside_shard_map(check_vma: bool) -> None:
     assert_close(jax.jit(gradients)(given), one_device(given)[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", ["blockwise", "reference", ("cuda", "blockwise")])
 def test_other_implementations_inside_shard_map(implementation: Any) -> None:
     given = tuple(arrays()[name] for name in ("query", "key", "value"))

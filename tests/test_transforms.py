@@ -100,6 +100,7 @@ SUBSETS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mapped", SUBSETS, ids=lambda mapped: "-".join(sorted(mapped)) if len(mapped) < 9 else "all")
 def test_vmap_of_results_and_gradients_over_any_operands(mapped: set[str]) -> None:
     given = mapped_arrays(mapped, 3)

@@ -125,6 +125,7 @@ def test_many_blocks(variants: dict[str, Variant], head_dim: int, schedule: Any)
     check(variants, inputs_of((1, 300, 1, head_dim), 1300), schedule)
 
 
+@pytest.mark.slow
 @each_head_dim
 @each_schedule
 @pytest.mark.parametrize("ctas", [2, 6])
